@@ -1,0 +1,1 @@
+"""Resources to configuration, without I/O: models, validation, manifest reader, compiler, conditions."""

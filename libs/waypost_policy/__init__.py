@@ -1,0 +1,1 @@
+"""Acceptance without I/O: who may send what to whom, the same for SMTP and HTTP."""

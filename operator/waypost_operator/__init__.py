@@ -1,0 +1,1 @@
+"""Shells around waypost_config: a folder of manifests now, Kubernetes later."""

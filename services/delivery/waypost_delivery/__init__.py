@@ -1,0 +1,1 @@
+"""Mail out: routing, transports, retries, DSNs."""

@@ -1,0 +1,1 @@
+"""The durable queue on JetStream, and the data that every service speaks."""

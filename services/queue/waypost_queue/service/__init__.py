@@ -1,0 +1,1 @@
+"""The queue service: streams, sweeps, statistics, and every action on queued mail."""
