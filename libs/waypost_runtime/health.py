@@ -65,7 +65,7 @@ def _answer(problems: dict[str, str]) -> Response:
     return PlainTextResponse("".join(f"{name}: {text}\n" for name, text in problems.items()), status_code=503)
 
 
-class _Server(uvicorn.Server):
+class SignalFreeServer(uvicorn.Server):
     """uvicorn without its signal handlers: the process has its own (process.py)."""
 
     @contextmanager
@@ -86,7 +86,7 @@ async def serve(health: Health, host: str, port: int) -> AsyncIterator[int]:
         timeout_keep_alive=5,
         ws="none",
     )
-    server = _Server(config)
+    server = SignalFreeServer(config)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         yield int(listener.getsockname()[1])

@@ -27,7 +27,7 @@ class ServiceSettings(BaseSettings):
     nats_system_password: SecretStr | None = None
     allow_weak_durability: bool = Field(
         False,
-        description="accept a NATS server without `sync_interval: always`: a power cut then loses mail that got its 250",
+        description="accept NATS without `sync_interval: always`: a power cut then loses mail that got its 250",
     )
 
     shards: int = Field(1, ge=1, le=16)
