@@ -2,7 +2,6 @@
 
 import email
 import email.policy
-from email.message import EmailMessage
 from typing import Any
 
 MAX_PARSED = 2 << 20  # octets of content looked at
@@ -30,8 +29,6 @@ def parts_of(content: bytes) -> tuple[str, list[dict[str, Any]]]:
     """(text, attachments as name, type and size). What can't be parsed is shown as it is."""
     try:
         message = email.message_from_bytes(content[:MAX_PARSED], policy=email.policy.default)
-        if not isinstance(message, EmailMessage):
-            return "", []
         body = message.get_body(("plain", "html"))
         text = str(body.get_content()) if body is not None else ""
         attachments = [

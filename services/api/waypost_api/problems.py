@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem details: `application/problem+json` with a title and a detail that says what would be right."""
+"""Errors as RFC 9457 problem details: `application/problem+json`, whose detail says what would be right."""
 
 import structlog
 from fastapi import FastAPI, Request

@@ -68,6 +68,5 @@ class Projection:
 
     async def _prune(self) -> None:
         while True:
-            while await self._database.prune(time.time() - self._keep):
-                await asyncio.sleep(0)
-            await asyncio.sleep(_PRUNE_EVERY)
+            pruned = await self._database.prune(time.time() - self._keep)
+            await asyncio.sleep(0.1 if pruned else _PRUNE_EVERY)

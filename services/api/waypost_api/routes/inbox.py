@@ -38,7 +38,9 @@ async def source(_caller: Caller, mail: MailId, inbox: InboxDep) -> Response:
     """The very bytes, as plain text that no browser runs."""
     found = await find(inbox, mail)
     return Response(
-        found.content, media_type="text/plain; charset=utf-8", headers={"X-Content-Type-Options": "nosniff"}
+        found.content,
+        media_type="text/plain; charset=utf-8",
+        headers={"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "default-src 'none'; sandbox"},
     )
 
 

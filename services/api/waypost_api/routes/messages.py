@@ -46,7 +46,7 @@ async def message(_caller: Caller, mail: MailId, store: StoreDep, history: Histo
 async def act(
     who: Caller, mail: MailId, body: ActionRequest, store: StoreDep, history: HistoryDep, settings: SettingsDep
 ) -> ActionResult:
-    """Hold, release, retry now, bounce now or delete what waits of a message. The queue service acts, and notes who asked."""
+    """Hold, release, retry now, bounce now or delete what waits of a message; who asked is noted."""
     if int(mail[-1], 16) >= settings.shards:
         raise ProblemError(404, "Unknown message", f"No message {mail}: there is no shard {mail[-1]}.")
     request = ControlRequest(action=body.action, mail=mail, by=who, domain=body.domain.lower(), reason=body.reason)  # type: ignore[arg-type]

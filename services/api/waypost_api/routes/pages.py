@@ -1,4 +1,4 @@
-"""Plain pages: the inbox, one mail, one message's way. No script; everything escaped; a strict Content-Security-Policy."""
+"""Plain pages: the inbox, one mail, one message's way. No script, everything escaped, a strict policy."""
 
 import datetime as dt
 from pathlib import Path
