@@ -1,7 +1,7 @@
-"""The seam between the delivery handler and whoever carries mail: a job goes in, an outcome for each recipient comes out.
+"""The seam between the delivery handler and whoever carries mail: a job in, an outcome for each recipient out.
 
-The handler decides what to attempt and what an outcome means (retry, expiry, DSN); a transport makes exactly one attempt
-and judges nothing but the replies. `smtp.SmtpTransport` is the one that goes to MX hosts and smarthosts.
+The handler decides what to attempt and what an outcome means (retry, expiry, DSN); a transport makes exactly one
+attempt and judges nothing but the replies. `smtp.SmtpTransport` is the one that goes to MX hosts and smarthosts.
 """
 
 from collections.abc import Callable
@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 
 from msgspec import Struct
 from pydantic import SecretStr
+
 from waypost_queue.config import DestinationLimits, Route
 from waypost_queue.events import DialogueLine
 from waypost_queue.model import Mail, Recipient, Reply
@@ -65,8 +66,9 @@ class Job(Struct, frozen=True, kw_only=True):
 class RecipientOutcome(Struct, frozen=True):
     """What became of one recipient.
 
-    `reply.text` is without code and enhanced code, one line, safe to print. `reply.code == 0`: nobody said anything, the
-    text is ours (`mta` and `address` name the host it was about). `reply.mta == ""` with a code: ours too (DNS, loops).
+    `reply.text` is without code and enhanced code, one line, safe to print. `reply.code == 0`: nobody said anything,
+    the text is ours (`mta` and `address` name the host it was about). `reply.mta == ""` with a code: ours too (DNS,
+    loops).
     A "deferred" outcome may carry a 5xx reply where that is about us and not about the mail (AUTH, 552 after RCPT).
     """
 
