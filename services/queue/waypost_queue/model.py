@@ -169,6 +169,7 @@ class ControlMark(Wire, frozen=True):
     by: str
     at: float
     reason: str = ""
+    domain: str = ""  # only the group of this destination domain; "" = the whole mail
 
 
 class ControlRequest(Wire, frozen=True):
