@@ -130,7 +130,7 @@ class DnsServer:
             return response.to_wire()
         self._fill(response, question.name, kind, follow=fault != "lame-cname")
         wire = response.to_wire(max_size=65535)
-        if udp and len(wire) > query.payload:
+        if udp and len(wire) > max(512, query.payload):
             response = dns.message.make_response(query, recursion_available=True)
             response.flags |= dns.flags.TC
             wire = response.to_wire()
@@ -162,7 +162,7 @@ class _Datagrams(asyncio.DatagramProtocol):
         self._server = server
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.DatagramTransport, transport)
+        self._transport = cast("asyncio.DatagramTransport", transport)
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         self._server.spawn(data, self._transport, addr)
