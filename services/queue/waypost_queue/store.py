@@ -112,9 +112,13 @@ class Store:
     def connected(self) -> bool:
         return self._nc is not None and self._nc.is_connected
 
-    def on_reconnect(self, callback: Callable[[], Awaitable[None]]) -> None:
-        """`callback` runs after each reconnect: pull requests and watches die with the connection."""
+    def on_reconnect(self, callback: Callable[[], Awaitable[None]]) -> Callable[[], None]:
+        """`callback` runs after each reconnect: pull requests and watches die with the connection.
+
+        Returns what takes the callback off again.
+        """
         self._on_reconnect.append(callback)
+        return lambda: self._on_reconnect.remove(callback)
 
     async def connect(self) -> None:
         """Connects, or raises UnavailableError; once connected it reconnects for ever.
@@ -164,7 +168,7 @@ class Store:
     async def _reconnected(self) -> None:
         self.reconnected_at = time.monotonic()
         log.info("nats.reconnected", epoch=self.epoch)
-        for callback in self._on_reconnect:
+        for callback in tuple(self._on_reconnect):
             await callback()
 
     async def _closed(self) -> None:
