@@ -116,7 +116,7 @@ def stream_configs(layout: Layout) -> list[dict[str, Any]]:
             "allow_rollup_hdrs": False,
         },
         {
-            **_base(layout, subjects.INBOX_STREAM, subjects.INBOX_SUBJECT),
+            **_base(layout, subjects.INBOX_STREAM, subjects.inbox(">")),
             "max_age": 7 * DAY * SECOND,
             "max_bytes": int(total * INBOX_SHARE),
             "max_msgs": 10_000,
@@ -141,6 +141,7 @@ def _bucket(layout: Layout, name: str) -> dict[str, Any]:
         "allow_rollup_hdrs": True,
         "deny_delete": True,
         "allow_direct": True,
+        "allow_msg_ttl": True,  # of delete markers
         "duplicate_window": 10 * SECOND if name == "leases" else 120 * SECOND,
     }
 

@@ -5,7 +5,7 @@
     spool<s>.<mail>.<chunk>                                         bodies over 128 KiB, and those of tickets
     settle<s>                                                       outcomes
     events.<service>                                                history
-    inbox                                                           what must not leave
+    inbox.<mail>                                                    what must not leave
 
 All four states of a ticket have equal depth, so that `q<s>.*.*.*.<domain>.<mail>.<n>` is one fence and one look-up.
 """
@@ -122,6 +122,10 @@ def settle(shard: int) -> str:
 
 def events(service: str) -> str:
     return f"events.{service}"
+
+
+def inbox(mail: str) -> str:
+    return f"{INBOX_SUBJECT}.{mail}"
 
 
 def control(shard: int) -> str:
