@@ -28,6 +28,17 @@ class Identity(Struct, frozen=True):
         """True for what AUTH proved: `with ESMTPA` (RFC 3848). A network proves nothing."""
         return self.kind != "Network"
 
+    @property
+    def label(self) -> str:
+        """How replies name it."""
+        match self.kind:
+            case "Secret":
+                return self.name
+            case "ServiceAccount":
+                return f"ServiceAccount {self.name}"
+            case "Network":
+                return f"The peer {self.name}"
+
 
 def service_account(namespace: str, name: str) -> Identity:
     """The identity of a ServiceAccount."""

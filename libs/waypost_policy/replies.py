@@ -147,6 +147,12 @@ class Replies:
         "{address} routes by % or !, which is refused; name the final address as <local@domain>",
         "Percent hack, bang path",
     )
+    NO_POSTMASTER = Reply(
+        550,
+        "5.1.1",
+        "This relay has no mailboxes of its own; write to postmaster@ the domain that you mean",
+        "RCPT TO:<postmaster> without a domain",
+    )
     NEEDS_SMTPUTF8 = Reply(
         553,
         "5.6.7",
