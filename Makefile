@@ -48,7 +48,7 @@ format: $(CHECK_STAMP) ## Format the code
 	@$(BIN)/ruff check --fix .
 
 bench: $(CHECK_STAMP) ## Throughput beside Postfix in the same run (needs postfix installed)
-	@$(BIN)/python tests/bench/run.py
+	@$(BIN)/python -m tests.bench.run
 
 faults: $(CHECK_STAMP) ## Kill and soak tests: nothing lost, duplicates counted
 	@$(BIN)/pytest -m faults tests/faults --timeout=0

@@ -1,0 +1,1 @@
+"""Benchmarks: the whole product beside its peers, in one run."""
