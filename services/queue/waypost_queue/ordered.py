@@ -14,7 +14,6 @@ from typing import Any, Final
 import structlog
 from msgspec import Struct
 from nats.aio.msg import Msg
-from nats.errors import Error as NatsError
 
 from .errors import StoreError, UnavailableError
 from .store import Store, Stored
@@ -88,7 +87,7 @@ class OrderedReader:
                 self._again.clear()
                 try:
                     await self._read_once()
-                except (StoreError, NatsError) as error:
+                except StoreError as error:
                     self.trouble = str(error)
                     log.info("ordered.again", stream=self._stream, reason=self.trouble)
                     with contextlib.suppress(TimeoutError):
@@ -100,7 +99,7 @@ class OrderedReader:
             forget()
 
     async def _read_once(self) -> None:
-        """Makes a consumer and reads from it until it may have missed something. Raises StoreError, NatsError."""
+        """Makes a consumer and reads from it until it may have missed something. Raises StoreError."""
         store = self._store
         queue: asyncio.Queue[Msg] = asyncio.Queue()
         inbox = store.nc.new_inbox()
@@ -134,10 +133,8 @@ class OrderedReader:
             await store.unsubscribe(subscription)
             if created and store.connected:
                 # It would go by itself after a minute; nobody waits for the answer.
-                try:
-                    await store.nc.publish(f"$JS.API.CONSUMER.DELETE.{self._stream}.{name}")
-                except NatsError as error:
-                    log.debug("ordered.delete", error=str(error))
+                with contextlib.suppress(UnavailableError):
+                    await store.send(f"$JS.API.CONSUMER.DELETE.{self._stream}.{name}")
 
     async def _pump(self, queue: "asyncio.Queue[Msg]", pending: int) -> None:
         """Hands over what comes, until something is missing."""
@@ -165,7 +162,7 @@ class OrderedReader:
                 await self._deliver(Batch(messages=tuple(messages), fresh=fresh, pending=pending))
                 fresh = False
             for answer in answers:
-                await self._store.nc.publish(answer)
+                await self._store.send(answer)
 
     async def _next(self, queue: "asyncio.Queue[Msg]") -> Msg:
         """The next message; StoreError when the consumer seems dead."""

@@ -7,7 +7,7 @@ import asyncio
 import base64
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -17,7 +17,7 @@ import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
-from nats.errors import ConnectionClosedError, NoRespondersError
+from nats.errors import ConnectionClosedError, NoRespondersError, OutboundBufferLimitError
 from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeoutError
 
@@ -152,7 +152,10 @@ class Store:
     async def close(self) -> None:
         self._closing = True
         if self._nc is not None and not self._nc.is_closed:
-            await self._nc.close()
+            try:
+                await self._nc.close()
+            except (OSError, NatsError) as error:  # what was still to be sent went nowhere: the server is away
+                log.debug("nats.close", error=str(error))
 
     async def _error(self, error: Exception) -> None:
         text = str(error)
@@ -198,6 +201,8 @@ class Store:
             return await nc.request(subject, payload, timeout=timeout, headers=headers)
         except NoRespondersError as error:
             raise UnavailableError(f"{subject}: no responder") from error
+        except OutboundBufferLimitError as error:  # pending_size=0: it was not sent
+            raise UnavailableError("disconnected") from error
         except (NatsTimeoutError, TimeoutError) as error:
             raise UnknownFateError(f"{subject}: no answer in {timeout:g} s") from error
         except (ConnectionClosedError, asyncio.CancelledError) as error:
@@ -207,6 +212,15 @@ class Store:
             raise UnknownFateError(f"{subject}: connection lost") from error
         except (NatsError, OSError) as error:
             raise UnknownFateError(f"{subject}: {error}") from error
+
+    async def send(
+        self, subject: str, payload: bytes = b"", *, reply: str = "", headers: dict[str, str] | None = None
+    ) -> None:
+        """A core publish, which nobody confirms. UnavailableError: it was not sent."""
+        try:
+            await self.nc.publish(subject, payload, reply, headers)
+        except (NatsError, OSError) as error:
+            raise UnavailableError(f"{subject}: {error}") from error
 
     async def publish(
         self, subject: str, payload: bytes, headers: dict[str, str] | None = None, timeout: float = REQUEST_TIMEOUT
@@ -246,7 +260,7 @@ class Store:
                     if refusal is not None:
                         raise api_error(subject, refusal.code, refusal.err_code, refusal.description)
             else:
-                await self.nc.publish(subject, payload, headers=tagged)
+                await self.send(subject, payload, headers=tagged)
         raise ValueError("an empty batch")
 
     async def api(self, subject: str, body: Any = None, timeout: float = REQUEST_TIMEOUT) -> dict[str, Any]:
@@ -295,7 +309,7 @@ class Store:
 
     async def direct(
         self, stream: str, subject: str, seq: int = 1, batch: int = 500, timeout: float = REQUEST_TIMEOUT
-    ) -> AsyncIterator[Stored]:
+    ) -> AsyncGenerator[Stored, None]:
         """Messages of `subject` from `seq` on in order by Direct Get batches (fast, on replicas perhaps stale).
 
         For bodies and listings, never for the question whether something exists. Raises UnknownFateError when the
@@ -307,7 +321,7 @@ class Store:
             subscription = await self.subscribe(inbox, queue.put)
             try:
                 request = {"seq": seq, "next_by_subj": subject, "batch": batch}
-                await self.nc.publish(f"$JS.API.DIRECT.GET.{stream}", json.dumps(request).encode(), reply=inbox)
+                await self.send(f"$JS.API.DIRECT.GET.{stream}", json.dumps(request).encode(), reply=inbox)
                 more = False
                 while True:
                     try:
@@ -339,8 +353,11 @@ class Store:
     async def subscribe(
         self, subject: str, callback: Callable[[Msg], Awaitable[None]], queue: str = ""
     ) -> Subscription:
-        """A core subscription; callbacks of one subscription run one at a time."""
-        return await self.nc.subscribe(subject, queue=queue, cb=callback)
+        """A core subscription; callbacks of one subscription run one at a time. UnavailableError: none was made."""
+        try:
+            return await self.nc.subscribe(subject, queue=queue, cb=callback)
+        except (NatsError, OSError) as error:
+            raise UnavailableError(f"{subject}: {error}") from error
 
     async def unsubscribe(self, subscription: Subscription) -> None:
         """Ends a subscription; one that died with its connection is gone already."""
