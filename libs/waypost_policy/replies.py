@@ -72,10 +72,14 @@ class Replies:
     BYE = Reply(221, "2.0.0", "Bye", "QUIT", close=True)
     OK = Reply(250, "2.0.0", "Ok", "NOOP, RSET")
     SENDER_OK = Reply(250, "2.1.0", "Sender ok", "MAIL")
+    PRIORITY_CHANGED = Reply(
+        250, "2.3.6", "Sender ok; the priority is {priority}", "MT-PRIORITY from who may not raise it (RFC 6710)"
+    )
     RECIPIENT_OK = Reply(250, "2.1.5", "Recipient ok", "RCPT")
     QUEUED = Reply(250, "2.0.0", "Ok: queued as {id}", "The mail is on disk: the final reply to DATA or BDAT LAST")
     CHUNK_OK = Reply(250, "2.0.0", "Ok: {octets} octets received", "BDAT that is not the last")
     START_DATA = Reply(354, "", "End data with <CR><LF>.<CR><LF>", "DATA")
+    HELP = Reply(214, "2.0.0", "{help}", "HELP")
     VERIFY_UNKNOWN = Reply(252, "2.5.2", "Addresses are not verified here; send the mail to find out", "VRFY")
     SHUTTING_DOWN = Reply(
         421, "4.3.2", "This server is shutting down; connect again to reach another", "Drain", close=True
