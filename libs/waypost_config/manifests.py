@@ -1,0 +1,221 @@
+"""Documents to resources: all of them together, with every problem and its place."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from .reader import MAX_FILE, Document, ReadError, documents
+from .resources import (
+    DestinationPolicy,
+    Key,
+    MailDomain,
+    Namespace,
+    Resource,
+    Secret,
+    ServiceAccount,
+    is_ours,
+    key_of,
+    parse,
+)
+from .schema import Path as FieldPath
+from .validate import path_text
+
+SUFFIXES: Final = frozenset({".yaml", ".yml", ".json"})
+MAX_FILES: Final = 5_000
+MAX_PROBLEMS: Final = 1_000
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """What is wrong, where, and what would be right."""
+
+    message: str
+    file: str = ""
+    line: int = 0
+    object: str = ""  # "MailDomain shop/example.com"
+    field: str = ""  # "spec.senders[0].addresses[1]"
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}" if self.file and self.line else self.file
+        return ": ".join(part for part in (place, self.object, self.field, self.message) if part)
+
+
+class Manifests(msgspec.Struct, frozen=True, kw_only=True):
+    """Every valid resource by its key, and what is known of the others."""
+
+    domains: dict[Key, MailDomain] = {}
+    policies: dict[Key, DestinationPolicy] = {}
+    secrets: dict[Key, Secret] = {}
+    service_accounts: dict[Key, ServiceAccount] = {}
+    namespaces: dict[Key, Namespace] = {}
+    skipped: dict[str, int] = {}  # kind -> how many objects of other kinds
+    broken: frozenset[Key] = frozenset()  # there, but wrong
+    unreadable: frozenset[str] = frozenset()  # files of which some object could not even be named
+
+    def resources(self) -> Iterator[Resource]:
+        yield from self.namespaces.values()
+        yield from self.service_accounts.values()
+        yield from self.secrets.values()
+        yield from self.domains.values()
+        yield from self.policies.values()
+
+
+def collect(
+    resources: Iterable[Resource],
+    *,
+    skipped: dict[str, int] | None = None,
+    broken: Iterable[Key] = (),
+    unreadable: Iterable[str] = (),
+) -> Manifests:
+    """Manifests of these resources; a later one of the same key replaces the earlier."""
+    out = Manifests(
+        domains={},
+        policies={},
+        secrets={},
+        service_accounts={},
+        namespaces={},
+        skipped=skipped or {},
+        broken=frozenset(broken),
+        unreadable=frozenset(unreadable),
+    )
+    for resource in resources:
+        key = resource.meta.key
+        if isinstance(resource, MailDomain):
+            out.domains[key] = resource
+        elif isinstance(resource, DestinationPolicy):
+            out.policies[key] = resource
+        elif isinstance(resource, Secret):
+            out.secrets[key] = resource
+        elif isinstance(resource, ServiceAccount):
+            out.service_accounts[key] = resource
+        else:
+            out.namespaces[key] = resource
+    return out
+
+
+def read(found: Iterable[Document]) -> tuple[Manifests, list[Problem]]:
+    """Resources of documents. An object with a problem is left out, and the others are not touched by it."""
+    reading = _Reading()
+    for document in found:
+        reading.document(document)
+    return reading.result()
+
+
+def load(paths: Iterable[Path]) -> tuple[Manifests, list[Problem]]:
+    """Resources of files and of folders (`*.yaml`, `*.yml`, `*.json`, at any depth)."""
+    reading = _Reading()
+    for root in paths:
+        try:
+            files = _files(root)
+        except OSError as error:
+            reading.unreadable_file(str(root), f"{error.strerror or error}; give a file or folder that can be read")
+            continue
+        if len(files) > MAX_FILES:
+            reading.unreadable_file(str(root), f"holds {len(files):,} files; at most {MAX_FILES:,} are read")
+            files = files[:MAX_FILES]
+        for file in files:
+            try:
+                if file.stat().st_size > MAX_FILE:
+                    reading.unreadable_file(str(file), f"larger than {MAX_FILE >> 20} MiB; split it")
+                    continue
+                text = file.read_text(encoding="utf-8")
+            except UnicodeDecodeError:
+                reading.unreadable_file(str(file), "no UTF-8 text")
+                continue
+            except OSError as error:
+                reading.unreadable_file(str(file), f"{error.strerror or error}")
+                continue
+            for document in documents(str(file), text):
+                reading.document(document)
+    return reading.result()
+
+
+def _files(root: Path) -> list[Path]:
+    if not root.is_dir():
+        root.stat()
+        return [root]
+    out = []
+    for file in sorted(root.rglob("*")):
+        hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
+        if not hidden and file.suffix in SUFFIXES and file.is_file():
+            out.append(file)
+    return out
+
+
+class _Reading:
+    def __init__(self) -> None:
+        self._resources: dict[Key, Resource] = {}
+        self._problems: list[Problem] = []
+        self._skipped: dict[str, int] = {}
+        self._broken: set[Key] = set()
+        self._unreadable: set[str] = set()
+
+    def result(self) -> tuple[Manifests, list[Problem]]:
+        valid = [resource for key, resource in self._resources.items() if key not in self._broken]
+        manifests = collect(valid, skipped=self._skipped, broken=self._broken, unreadable=self._unreadable)
+        return manifests, self._problems[:MAX_PROBLEMS]
+
+    def unreadable_file(self, file: str, message: str) -> None:
+        self._unreadable.add(file)
+        self._problems.append(Problem(message=message, file=file))
+
+    def document(self, document: Document) -> None:
+        if not isinstance(document.data, dict):
+            self._unreadable.add(document.file)
+            if document.errors:
+                self._read_errors(document, document.errors, "")
+            else:
+                text = "a manifest is a map with apiVersion, kind and metadata"
+                self._problems.append(Problem(message=text, file=document.file, line=document.line))
+            return
+        kind = document.data.get("kind")
+        if kind == "List" and isinstance(document.data.get("items"), list):
+            for index, item in enumerate(document.data["items"]):
+                self._object(document, item, ("items", index))
+            return
+        self._object(document, document.data, ())
+
+    def _read_errors(self, document: Document, errors: Iterable[ReadError], name: str, prefix: FieldPath = ()) -> None:
+        for error in errors:
+            field = path_text(error.path[len(prefix) :])
+            self._problems.append(
+                Problem(message=error.message, file=document.file, line=error.line, object=name, field=field)
+            )
+
+    def _object(self, document: Document, data: Any, prefix: FieldPath) -> None:
+        line = document.line_of(prefix)
+        if not isinstance(data, dict) or not isinstance(data.get("kind"), str) or "apiVersion" not in data:
+            self._unreadable.add(document.file)
+            text = "a manifest needs apiVersion and kind, such as apiVersion: waypost.dev/v1alpha1, kind: MailDomain"
+            self._problems.append(Problem(message=text, file=document.file, line=line))
+            return
+        if not is_ours(data):
+            self._skipped[data["kind"]] = self._skipped.get(data["kind"], 0) + 1
+            return
+        key = key_of(data)
+        name = str(key) if key is not None else data["kind"]
+        errors = [error for error in document.errors if error.path[: len(prefix)] == prefix]
+        self._read_errors(document, errors, name, prefix)
+        resource, flaws = parse(data, file=document.file, line=line)
+        for flaw in flaws:
+            place = document.line_of(prefix + flaw.path)
+            self._problems.append(
+                Problem(
+                    message=flaw.message,
+                    file=document.file,
+                    line=place,
+                    object=name,
+                    field=path_text(flaw.path),
+                )
+            )
+        if key is None:
+            self._unreadable.add(document.file)
+        elif resource is None or errors:
+            self._broken.add(key)
+        elif key in self._resources:
+            first = self._resources[key].meta
+            text = f"is there twice; the one at {first.file}:{first.line} counts, remove one of them"
+            self._problems.append(Problem(message=text, file=document.file, line=line, object=name))
+        else:
+            self._resources[key] = resource
