@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import httpx
 import typer
+
 from waypost_cli.exits import Exit, fail
 
 DEFAULT_API = "http://127.0.0.1:8080"
@@ -27,14 +28,17 @@ def request(api: str, method: str, path: str, **options: Any) -> httpx.Response:
         fail(
             Exit.UNAVAILABLE, f"no API at {api}: {error}. Is `waypost dev` running? --api or WAYPOST_API gives another."
         )
-    if answer.is_success:
-        return answer
+    if not answer.is_success:
+        fail(_STATUS.get(answer.status_code, Exit.FAILED), f"{_detail(answer)} (HTTP {answer.status_code})")
+    return answer
+
+
+def _detail(answer: httpx.Response) -> str:
     try:
         problem = answer.json()
-        detail = problem.get("detail") or problem.get("title")
     except ValueError:
-        detail = answer.text.strip()[:300]
-    fail(_STATUS.get(answer.status_code, Exit.FAILED), f"{detail} (HTTP {answer.status_code})")
+        return answer.text.strip()[:300]
+    return str(problem.get("detail") or problem.get("title"))
 
 
 def get(api: str, path: str, **params: Any) -> Any:

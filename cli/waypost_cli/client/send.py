@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
 from waypost_cli.exits import Exit, fail
 
 _MAX = 100 << 20  # octets read from a file or standard input

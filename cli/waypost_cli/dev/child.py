@@ -20,7 +20,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def _die_with_parent() -> None:
-    """Linux: the kernel ends the child when the parent is killed. Elsewhere the data folder's lock tells the next start."""
+    """Linux: the kernel ends the child when the parent is killed. Elsewhere the data folder's lock tells of it."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 

@@ -76,12 +76,12 @@ def environment(options: DevOptions, state: DevState, service: str) -> dict[str,
             }
         case "ingress":
             env |= {
-                "LISTEN_HOST": options.host,
+                "HOST": options.host,
                 "MX_PORT": str(options.mx_port),
                 "SUBMISSION_PORT": str(options.submission_port),
                 "SUBMISSIONS_PORT": str(options.submissions_port),
-                "TLS_CERT_FILE": str(state.certificate),
-                "TLS_KEY_FILE": str(state.key),
+                "TLS_CERT": str(state.certificate),
+                "TLS_KEY": str(state.key),
                 "WORKERS": str(options.workers),
             }
         case "delivery":

@@ -9,9 +9,10 @@ import socket
 import sys
 from pathlib import Path
 
+from waypost_queue.permissions import permissions
+
 from waypost_cli.exits import Exit, fail
 from waypost_queue import natsconf
-from waypost_queue.permissions import permissions
 
 from . import tls
 from .options import LOOPBACK, SERVICES, DevOptions, DevState
@@ -36,7 +37,7 @@ def lock(data: Path) -> int:
         holder = os.read(descriptor, 32).decode("ascii", "replace").strip()
         fail(
             Exit.UNAVAILABLE,
-            f"--data {data} is in use by another waypost dev (pid {holder or 'unknown'}); stop it, or give another --data",
+            f"--data {data} is in use by another waypost dev (pid {holder}); stop it, or give another --data",
         )
     os.ftruncate(descriptor, 0)
     os.write(descriptor, str(os.getpid()).encode())

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 import typer
+
 from waypost_cli.exits import Exit
 
 from . import first_mail, prepare
@@ -137,7 +138,7 @@ class Supervisor:
 
 
 def api_url(options: DevOptions) -> str:
-    host = "127.0.0.1" if options.host in ("0.0.0.0", "::") else options.host  # noqa: S104
+    host = "127.0.0.1" if options.host in ("0.0.0.0", "::") else options.host
     return f"http://{f'[{host}]' if ':' in host else host}:{options.http_port}"
 
 
