@@ -80,7 +80,7 @@ class EventBatch(Wire, frozen=True):
 
 
 class InboxMail(Wire, frozen=True):
-    """One INBOX message: a mail that was kept inside instead of leaving."""
+    """A mail that was kept inside instead of leaving; a large one is several INBOX messages, `part` of `parts`."""
 
     mail: str
     sender: str
@@ -91,3 +91,6 @@ class InboxMail(Wire, frozen=True):
     subject: str = ""
     tenant: str = ""
     domain: str = ""
+    lowest: int = 0  # lowest recipient index of the group
+    part: int = 0
+    parts: int = 1

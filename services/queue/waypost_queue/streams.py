@@ -116,7 +116,7 @@ def stream_configs(layout: Layout) -> list[dict[str, Any]]:
             "allow_rollup_hdrs": False,
         },
         {
-            **_base(layout, subjects.INBOX_STREAM, subjects.inbox(">")),
+            **_base(layout, subjects.INBOX_STREAM, f"{subjects.INBOX_SUBJECT}.>"),
             "max_age": 7 * DAY * SECOND,
             "max_bytes": int(total * INBOX_SHARE),
             "max_msgs": 10_000,

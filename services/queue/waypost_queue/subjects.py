@@ -5,7 +5,7 @@
     spool<s>.<mail>.<chunk>                                         bodies over 128 KiB, and those of tickets
     settle<s>                                                       outcomes
     events.<service>                                                history
-    inbox.<mail>                                                    what must not leave
+    inbox.<mail>.<n>.<part>                                         what must not leave
 
 All four states of a ticket have equal depth, so that `q<s>.*.*.*.<domain>.<mail>.<n>` is one fence and one look-up.
 """
@@ -124,8 +124,9 @@ def events(service: str) -> str:
     return f"events.{service}"
 
 
-def inbox(mail: str) -> str:
-    return f"{INBOX_SUBJECT}.{mail}"
+def inbox(mail: str, n: int, part: int) -> str:
+    """A part of what was kept of the group whose lowest recipient index is `n`."""
+    return f"{INBOX_SUBJECT}.{mail}.{n}.{part}"
 
 
 def control(shard: int) -> str:
