@@ -159,6 +159,9 @@ class Ticket(Wire, frozen=True):
     alone: bool = False  # delivered for the third time: run alone
     dsn_owed: tuple[Report, ...] = ()  # INTAKE refused them: to be stored before anything else
     first_attempt: float = 0.0
+    scanned: int = 0  # of a marked one: SETTLE is known up to this sequence, `indexes` and `dsn_owed` heed it
+    returned: int = 0  # times in a row that it came back from a worker unsettled
+    owed_to: dict[int, Recipient] = {}  # by index: those of `dsn_owed` that are no longer in `indexes`
 
 
 class ControlMark(Wire, frozen=True):
