@@ -102,11 +102,12 @@ def dev_token(
         fail(Exit.USAGE, f"{account!r} is no NS/NAME, as in shop/web")
     try:
         seconds = devtoken.parse_ttl(ttl)
-        typer.echo(devtoken.mint(devtoken.load_or_create(data / "keys" / "dev-token.pem"), namespace, name, seconds))
+        typer.echo(devtoken.mint(devtoken.load_or_create(devtoken.key_path(data)), namespace, name, seconds))
     except (OSError, ValueError) as error:
         fail(Exit.FAILED, str(error))
 
 
-def main() -> None:
+def main() -> int:
     """Entry point."""
     app()
+    return 0

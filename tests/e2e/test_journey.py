@@ -101,7 +101,7 @@ async def test_what_is_refused_for_good_comes_back_as_a_dsn_and_the_rest_is_deli
     assert delivered.recipients == ("bob@dst.example",)
     assert b"no such user here" in dsn.content
     seen = await reaches(lab, mail, "failed")
-    assert [one["state"] for one in seen["recipients"]][0] == "failed"
+    assert seen["recipients"][0]["state"] == "failed"
 
 
 async def test_a_deferred_mail_is_held_released_and_delivered(lab: Lab, hop: NextHop):
@@ -127,11 +127,10 @@ async def test_a_deferred_mail_is_given_up(lab: Lab, hop: NextHop, action: str, 
     mail = await asyncio.to_thread(send, lab, "bob@dst.example")
     await reaches(lab, mail, "deferred")
     assert (await lab.act(mail, action)).json()["acted"] == 1
-    seen = await reaches(lab, mail, end)
+    await reaches(lab, mail, end)
     if reports:
         await hop.until(lambda h: len(h.accepted) == 1, 20)
         assert hop.accepted[0].sender == ""
-        seen = await reaches(lab, mail, end)
     assert (await lab.act(mail, action)).status_code == 409
 
 

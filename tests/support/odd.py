@@ -1,4 +1,4 @@
-"""Odd messages: what real mail and hostile mail look like, all legal to relay, each different. Deterministic by seed."""
+"""Odd messages: what real and hostile mail look like, all legal to relay, each different. Deterministic by seed."""
 
 import random
 

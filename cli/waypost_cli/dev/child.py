@@ -88,13 +88,13 @@ class Child:
                 f"{self.name} ended ({_status(status)}); starting it again in {pause:g} s. Its log: {self.log_file}"
             )
             await asyncio.sleep(pause)
-            if self._stopping:
-                return
             self._spawn()
 
     async def stop(self) -> None:
         """SIGTERM, and SIGKILL after the grace period."""
         self._stopping = True
+        if self._watch is not None and (self._process is None or self._process.poll() is not None):
+            self._watch.cancel()  # it may be about to start it again
         process = self._process
         if process is not None and process.poll() is None:
             process.send_signal(signal.SIGTERM)

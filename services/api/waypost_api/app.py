@@ -3,14 +3,14 @@
 from importlib.metadata import version
 
 from fastapi import FastAPI
-from waypost_queue.inbox import Inbox
 
+from waypost_queue.inbox import Inbox
 from waypost_queue.store import Store
 from waypost_runtime.health import Health
 
 from . import problems
 from .history.database import Database
-from .routes import inbox, messages, pages, queue
+from .routes import inbox, messages, pages, queue, resources
 from .settings import ApiSettings
 
 
@@ -28,6 +28,6 @@ def create(settings: ApiSettings, store: Store, database: Database, health: Heal
     app.state.database = database
     app.state.inbox = Inbox(store)
     problems.install(app)
-    for router in (messages.router, queue.router, inbox.router, pages.router):
+    for router in (messages.router, queue.router, inbox.router, resources.router, pages.router):
         app.include_router(router)
     return app

@@ -2,10 +2,11 @@
 
 from typing import Annotated
 
+import msgspec
 from fastapi import APIRouter, Query, Response
-from waypost_queue.inbox import Inbox
 
 from waypost_queue.events import InboxMail
+from waypost_queue.inbox import Inbox
 
 from ..content import headers_of, parts_of
 from ..problems import ProblemError
@@ -45,12 +46,12 @@ async def source(_caller: Caller, mail: MailId, inbox: InboxDep) -> Response:
 
 
 async def find(inbox: Inbox, mail: str) -> InboxMail:
-    found = await inbox.get(mail)
-    if found is None:
-        raise ProblemError(
-            404, "Not in the inbox", f"No mail {mail} in the inbox; it holds the newest 10,000 of 7 days."
-        )
-    return found
+    """One mail of the inbox with the recipients of all its groups; 404 if it is not there."""
+    found = [one for _, one in await inbox.get(mail)]
+    if not found:
+        raise ProblemError(404, "Not in the inbox", f"No mail {mail} is in the inbox (the newest 10,000 of 7 days).")
+    recipients = tuple(dict.fromkeys(address for one in reversed(found) for address in one.recipients))
+    return msgspec.structs.replace(found[0], recipients=recipients)
 
 
 def summary(mail: InboxMail) -> InboxSummary:

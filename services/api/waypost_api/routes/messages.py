@@ -36,7 +36,7 @@ async def message(_caller: Caller, mail: MailId, store: StoreDep, history: Histo
         row = {"id": mail, "recipients": []}
     return MessageView(
         **MessageSummary.of(row).model_dump(),
-        waiting=[TicketView.of(TicketSubject(subject).state, ticket) for subject, _, ticket in tickets],
+        waiting=[TicketView.of(TicketSubject(one.subject).state, one.ticket) for one in tickets],
         events=[EventView.of(event) for event in await history.events(mail)],
         reports=await history.reports_about(mail),
     )

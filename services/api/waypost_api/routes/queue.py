@@ -5,12 +5,14 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Path, Query
 
 from waypost_queue import listing
-from waypost_queue.subjects import TicketSubject
+from waypost_queue.subjects import TicketState, TicketSubject
 
 from ..views import DestinationView, TicketView
 from .deps import Caller, SettingsDep, StoreDep
 
 router = APIRouter(prefix="/v1/queue", tags=["queue"])
+
+_STATES: dict[str, TicketState] = {"ready": "ready", "deferred": "sched", "held": "hold"}
 
 
 @router.get("")
@@ -38,8 +40,8 @@ async def tickets(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> list[TicketView]:
     """What waits for one destination domain; `-` lists every domain."""
-    wanted = {"ready": "ready", "deferred": "sched", "held": "hold"}[state] if state else None
+    wanted = _STATES[state] if state else None
     found = await listing.tickets(
         store, settings.shards, domain=None if domain == "-" else domain.lower(), state=wanted, limit=limit
     )
-    return [TicketView.of(TicketSubject(subject).state, ticket) for subject, _, ticket in found]
+    return [TicketView.of(TicketSubject(one.subject).state, one.ticket) for one in found]
