@@ -13,7 +13,7 @@ from typing import Final
 
 import structlog
 
-from .errors import FencedError, StoreError
+from .errors import FencedError, StoreError, UnavailableError
 from .kv import Bucket
 from .store import Store
 
@@ -21,22 +21,27 @@ log = structlog.get_logger(__name__)
 
 RENEW: Final = 3.0  # s between writes
 STEP_DOWN: Final = 7.0  # s after the last good write was sent; the bucket's age limit is 10 s
+WRITE: Final = 2.0  # s for one write; RENEW and two of these fit into STEP_DOWN
 RETRY: Final = 1.0  # s between tries of who stands by
 
 
 class Lease:
     """A named lease: `await acquire()`; look at `held` before what only its holder may do; wait on `lost`; `release()`.
 
-    `holder` must be unique to this process: by it the lease is known again after an answer that was lost.
+    `holder` must be unique to this process: by it the lease is known again after an answer that was lost. `prepare` is
+    awaited when the bucket does not answer: it lies in memory, so a single server that restarts has lost it whole.
     """
 
-    def __init__(self, store: Store, name: str, holder: str) -> None:
+    def __init__(
+        self, store: Store, name: str, holder: str, prepare: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
         self.name = name
         self.revision = 0
         self.lost = asyncio.Event()
         self._store = store
         self._bucket = Bucket(store, "leases")
         self._holder = holder.encode()
+        self._prepare = prepare
         self._sent = float("-inf")  # monotonic, before the last write that succeeded
         self._epoch = -1
         self._renewing: asyncio.Task[None] | None = None
@@ -83,11 +88,12 @@ class Lease:
         """One write; whether the lease is held after it. One that fails leaves it held until its time is over."""
         sent, epoch = time.monotonic(), self._store.epoch
         try:
-            self.revision = await how()
+            async with asyncio.timeout(WRITE):
+                self.revision = await how()
         except FencedError:
             return False
-        except StoreError as error:
-            log.warning("lease.write_failed", lease=self.name, error=str(error))
+        except (StoreError, TimeoutError) as error:
+            log.info("lease.write_failed", lease=self.name, error=str(error) or "no answer")
             return self.held
         self._sent, self._epoch = sent, epoch
         return self.held
@@ -97,6 +103,10 @@ class Lease:
             return await self._bucket.create(self.name, self._holder)
         except FencedError:
             return await self._renew_ours()
+        except UnavailableError:
+            if self._prepare is not None and self._store.connected:
+                await self._prepare()
+            raise
 
     async def _renew(self) -> int:
         try:

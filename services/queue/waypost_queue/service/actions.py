@@ -13,7 +13,7 @@ import opentelemetry.metrics
 import structlog
 from msgspec import structs
 
-from waypost_queue import codec, ids, listing, subjects
+from waypost_queue import codec, eventlog, ids, listing, subjects
 from waypost_queue.clock import StreamClock
 from waypost_queue.errors import FencedError, FullError, StoreError, UnknownFateError
 from waypost_queue.events import Event, RecipientResult
@@ -199,7 +199,7 @@ class Actions:
                 if move is None:
                     await moves.delete(self._store, self._stream, found.seq)
                 else:
-                    await self._store.publish(move.subject, move.payload, move.headers)
+                    await moves.publish(self._store, move)
             except (FencedError, UnknownFateError):
                 continue
             self._tell(request, found, state)
@@ -248,7 +248,7 @@ class Actions:
         ticket = found.ticket
         self._emit(
             Event(
-                id=ids.ulid(self._clock.now()),
+                id=eventlog.new_id(),
                 kind="held" if request.action == "hold" else "released",
                 at=self._clock.now(),
                 mail=ticket.mail.id,
@@ -272,7 +272,7 @@ class Actions:
         reason = f": {request.reason}" if request.reason else ""
         self._emit(
             Event(
-                id=ids.ulid(self._clock.now()),
+                id=eventlog.new_id(),
                 kind="action",
                 at=self._clock.now(),
                 mail=request.mail,

@@ -52,6 +52,13 @@ async def apply(store: Store, layout: Layout) -> None:
                     raise result
 
 
+async def prepare_leases(store: Store, layout: Layout) -> None:
+    """Makes the bucket of leases alone, before any lease can be taken. Raises the errors of the store."""
+    for config in stream_configs(layout):
+        if config["name"] == "KV_leases":
+            await _stream(store, config)
+
+
 async def consumers(store: Store, stream: str) -> dict[str, dict[str, Any]]:
     """Every consumer's CONSUMER.INFO, by name."""
     out: dict[str, dict[str, Any]] = {}

@@ -81,7 +81,7 @@ def unheld(ticket: Ticket, now: float) -> Ticket:
         return ticket
     freed = structs.replace(ticket, hold=None, held_total=ticket.held_total + max(0.0, now - hold.since))
     if hold.cause in _UNSETTLED:
-        freed = structs.replace(freed, marked=True, origin_time=ticket.origin_time or ticket.mail.accepted)
+        freed = structs.replace(freed, marked=True, returned=0, origin_time=ticket.origin_time or ticket.mail.accepted)
     return freed
 
 
