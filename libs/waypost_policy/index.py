@@ -141,6 +141,8 @@ class ConfigIndex:
     def _entries(self, identity: Identity) -> list[tuple[DomainConfig, Sender]]:
         match identity.kind:
             case "Secret":
+                if self.credential(identity.name) is None:  # revoked since the session logged in
+                    return []
                 found = self._secrets.get((identity.namespace, identity.account), [])
             case "ServiceAccount":
                 found = [

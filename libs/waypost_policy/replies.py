@@ -1,9 +1,9 @@
 """Every reply that Waypost gives as a server, in one table: code, enhanced status (RFC 3463, 5248), text, and when.
 
-`docs/replies.md` is made from this table (`python -m waypost_policy.replies`) and a test compares the two. Each refusal
-says what would be right. A `Reply` is the table's row; filled in (`reply(limit=...)`) it is an `Answer`, which SMTP
-sends as a line and HTTP as a problem. Text from outside is made printable ASCII (RFC 5321 4.2; RFC 6531 3.7.4.2 keeps
-UTF-8 out of replies) and is cut, so that no reply passes 512 octets (RFC 5321 4.5.3.1.5).
+`docs/replies.md` is made from this table (`python -m waypost_policy.reference`) and a test compares the two. Each
+refusal says what would be right. A `Reply` is the table's row; filled in (`reply(limit=...)`) it is an `Answer`, which
+SMTP sends as a line and HTTP as a problem. Text from outside is made printable ASCII (RFC 5321 4.2; RFC 6531 3.7.4.2
+keeps UTF-8 out of replies) and is cut, so that no reply passes 512 octets (RFC 5321 4.5.3.1.5).
 """
 
 from typing import Any, Final
