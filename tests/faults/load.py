@@ -8,8 +8,8 @@ import random
 class Load:
     """`sessions` clients on one port; `acknowledged` are the tokens whose mail got a 250.
 
-    A mail that got no answer is sent again by the next session of its client, as a real client would (RFC 5321 4.5.4.1);
-    `unsure` are tokens that were sent at least once without an answer.
+    A mail that got no answer is sent again by its client, as a real one would (RFC 5321 4.5.4.1); `unsure` are tokens
+    that were sent at least once without an answer.
     """
 
     def __init__(self, port: int, sessions: int = 8, seed: int = 1) -> None:
@@ -64,12 +64,11 @@ class Load:
                 )
                 content = f"From: <a@src.example>\r\nSubject: {token}\r\n\r\n".encode() + b"x" * 70 + b"\r\n"
                 content += (b"y" * 76 + b"\r\n") * (size // 78)
-                recipients = b"".join(
-                    b"RCPT TO:<%s-%d@dst.example>\r\n" % (token.encode(), n)
-                    for n in range(self._random.choice((1, 1, 1, 3)))
-                )
+                count = self._random.choice((1, 1, 1, 3))
+                paths = (b"RCPT TO:<%s-%d@dst.example>\r\n" % (token.encode(), n) for n in range(count))
+                recipients = b"".join(paths)
                 writer.write(b"MAIL FROM:<a@src.example>\r\n" + recipients + b"DATA\r\n")
-                for _ in range(recipients.count(b"\r\n") + 1):
+                for _ in range(count + 1):
                     if (await _reply(reader))[0] != 250:
                         return token  # 451 or 452: again later
                 if (await _reply(reader))[0] != 354:
@@ -81,7 +80,7 @@ class Load:
                     self.unsure.discard(token)
                     return token
                 self.unsure.discard(token)
-                self.acknowledged.update(f"{token}-{n}" for n in range(recipients.count(b"\r\n")))
+                self.acknowledged.update(f"{token}-{n}" for n in range(count))
                 token = ""
             writer.write(b"QUIT\r\n")
         except (OSError, EOFError):

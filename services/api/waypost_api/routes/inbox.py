@@ -2,7 +2,6 @@
 
 from typing import Annotated
 
-import msgspec
 from fastapi import APIRouter, Query, Response
 
 from waypost_queue.events import InboxMail
@@ -46,12 +45,11 @@ async def source(_caller: Caller, mail: MailId, inbox: InboxDep) -> Response:
 
 
 async def find(inbox: Inbox, mail: str) -> InboxMail:
-    """One mail of the inbox with the recipients of all its groups; 404 if it is not there."""
-    found = [one for _, one in await inbox.get(mail)]
-    if not found:
+    """One mail of the inbox; 404 if it is not there."""
+    found = await inbox.get(mail)
+    if found is None:
         raise ProblemError(404, "Not in the inbox", f"No mail {mail} is in the inbox (the newest 10,000 of 7 days).")
-    recipients = tuple(dict.fromkeys(address for one in reversed(found) for address in one.recipients))
-    return msgspec.structs.replace(found[0], recipients=recipients)
+    return found
 
 
 def summary(mail: InboxMail) -> InboxSummary:
