@@ -11,6 +11,7 @@ from collections.abc import Callable
 import opentelemetry.metrics
 import structlog
 from msgspec import Struct
+
 from waypost_policy import acceptance as policy
 from waypost_policy import headers as mail_headers
 from waypost_policy import trace

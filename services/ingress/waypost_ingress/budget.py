@@ -1,7 +1,7 @@
 """Two things of which a worker has only so much: room for unfinished mail, and connections an address.
 
 What a worker holds at most: `connections` x 0.5 MiB (the buffers of connection.py; an idle one takes about 6 KiB, over
-TLS some 40 KiB more) + `content_memory`. A large mail counts twice: as it came, and as it is stored with its trace lines.
+TLS some 40 KiB more) + `content_memory`. A large mail counts twice: as it came, and as it is stored.
 """
 
 import ipaddress

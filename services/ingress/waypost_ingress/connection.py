@@ -1,10 +1,10 @@
 """One TCP connection of a client: its buffer, its replies, its deadline, its end. It knows lines, not SMTP.
 
-aiosmtpd's `SMTP` is the base; its construction, its stream reader and writer, and its timer are replaced here. They cost
-more than the rest of a short session (a StreamReader, a StreamWriter, a look through all attributes and a timer that is
-made anew at each command), and they let a line grow without bound. What a connection may hold in memory:
+aiosmtpd's `SMTP` is the base; its construction, its stream reader and writer, and its timer are replaced here. They
+cost more than the rest of a short session (a StreamReader, a StreamWriter, a look through all attributes and a timer
+that is made anew at each command), and they let a line grow without bound. What a connection may hold in memory:
 
-    buffer       <= 2 x BUFFER_HIGH + one read of the event loop (256 KiB), and nothing of it once a command is served
+    buffer       <= BUFFER_HIGH + one read of the event loop (256 KiB), and nothing of it once a command is served
     replies      <= one group of pipelined commands, since the group's lines were in the buffer
     content      what session.py allows: the size limit, within the process' budget (budget.py)
 
@@ -15,7 +15,7 @@ that is being stored is stored to the end.
 import asyncio
 import math
 import ssl
-from typing import Any
+from typing import Any, cast
 
 from aiosmtpd.smtp import SMTP
 
@@ -35,10 +35,11 @@ class TimedOutError(Exception):
 class Connection(SMTP):
     """Bytes in, bytes out, on whatever the transport is by now (TCP, then TLS)."""
 
+    transport: asyncio.Transport  # from connection_made on
+
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         # SMTP.__init__ is left out on purpose: it builds what is replaced here.
         self.loop = loop
-        self.transport: asyncio.Transport | None = None
         self.buffer = bytearray()
         self.deadline = math.inf  # loop.time() by which the client must have done something
         self.tls: ssl.SSLObject | None = None
@@ -53,8 +54,7 @@ class Connection(SMTP):
     # -- asyncio's side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         buffer = self.buffer
@@ -63,7 +63,6 @@ class Connection(SMTP):
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
         if len(buffer) > BUFFER_HIGH and not self._read_paused:
-            assert self.transport is not None
             self.transport.pause_reading()
             self._read_paused = True
 
@@ -72,7 +71,7 @@ class Connection(SMTP):
         self.wake()
         return self.tls is None  # a client that has only finished talking still hears the answer
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         self.closed = self._eof = True
         self.wake()
         if self._writable is not None and not self._writable.done():
@@ -100,7 +99,6 @@ class Connection(SMTP):
             out.clear()
             if self.closed:
                 raise ClientGoneError
-            assert self.transport is not None
             self.transport.write(data)
         while self._write_paused and not self.closed:
             self._writable = self.loop.create_future()
@@ -115,10 +113,8 @@ class Connection(SMTP):
         Raises ClientGoneError when no more will come, TimedOutError at the deadline.
         """
         await self.flush()
-        if self._eof:
-            raise ClientGoneError
+        self._raise_if_ended()
         if self._read_paused:
-            assert self.transport is not None
             self._read_paused = False
             self.transport.resume_reading()
         had = len(self.buffer)
@@ -127,7 +123,11 @@ class Connection(SMTP):
             await self._waiter
         finally:
             self._waiter = None
-        if self._eof and len(self.buffer) == had:
+        if len(self.buffer) == had:
+            self._raise_if_ended()
+
+    def _raise_if_ended(self) -> None:
+        if self._eof:
             raise ClientGoneError
 
     def wake(self) -> None:
@@ -148,7 +148,6 @@ class Connection(SMTP):
         What the client sent in clear before the handshake is forgotten (RFC 3207 4.2): nothing is awaited between this
         and the moment from which all that arrives goes to the handshake.
         """
-        assert self.transport is not None
         self.buffer.clear()
         if self._read_paused:
             self._read_paused = False
@@ -171,7 +170,7 @@ class Connection(SMTP):
         `linger`: the client may still be sending. A close with unread data in our buffers makes the kernel send a
         reset, which can overtake the reply; so what comes is read and forgotten for a moment.
         """
-        if self.transport is None or self.closed:
+        if self.closed:
             return
         self.deadline = self.loop.time() + LINGER_TIME
         try:
@@ -191,9 +190,8 @@ class Connection(SMTP):
 
     def abort(self) -> None:
         """Ends the connection at once, whatever was said."""
-        if self.transport is not None:
-            self.transport.abort()
+        self.transport.abort()
 
     def info(self, name: str) -> Any:
         """What the transport knows of itself, e.g. `peername`."""
-        return None if self.transport is None else self.transport.get_extra_info(name)
+        return self.transport.get_extra_info(name)

@@ -79,7 +79,7 @@ class DataReader:
 
     def false_end(self, buffer: bytearray) -> bool:
         """The client seems to have ended its data with something that is no end, and now waits."""
-        tail = buffer[-6:]
+        tail = bytes(buffer[-6:])
         if len(tail) == len(buffer) and not self._line_start:
             tail = b"x" + tail
         return _FALSE_END.search(tail) is not None
@@ -161,14 +161,15 @@ class ChunkReader:
         self._segments.clear()
         self.size = 0
 
-    def content(self) -> bytes:
-        """All of it, once the last chunk is complete; sets `fault` where its lines are not fit for mail.
+    def content(self) -> bytes | None:
+        """All of it, once the last chunk is complete; None, and `fault` set, when its lines are not fit for mail.
 
         BINARYMIME is not announced, so chunks too hold text in lines of CRLF (RFC 3030 3). They may cut a line
         anywhere, hence the look at the whole.
         """
         content = b"".join(self._segments)
         fault = line_fault(content)
-        if fault is not None:
-            self.drop(fault)
-        return content
+        if fault is None:
+            return content
+        self.drop(fault)
+        return None

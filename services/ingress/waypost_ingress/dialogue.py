@@ -13,14 +13,15 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
 import structlog
+
 from waypost_policy.acceptance import Party
 from waypost_policy.identity import Identity
 from waypost_policy.replies import Answer, Replies
 
 from . import proxy
-from .auth import MECHANISMS, Challenge, Exchange, Malformed, failure_challenge
-from .auth.sasl import MAX_LINE
+from .auth import MAX_LINE, MECHANISMS, Authenticator, Challenge, Exchange, Malformed, failure_challenge
 from .connection import ClientGoneError, Connection, TimedOutError
+from .tls import Certificates
 
 if TYPE_CHECKING:
     from .ingress import Ingress, Listener
@@ -113,7 +114,7 @@ class Dialogue(Connection):
             await self.hang_up(linger=True)
         finally:
             self.abandon()
-            if self.transport is not None and not self.transport.is_closing():
+            if not self.transport.is_closing():
                 self.transport.close()
             if self._counted:
                 self.ingress.per_address.leave(self._counted)
@@ -144,7 +145,7 @@ class Dialogue(Connection):
         if self.listener.implicit_tls:
             if ingress.certificates is None:
                 raise HangUpError(linger=False)
-            await self._secure()
+            await self._secure(ingress.certificates)
         else:
             stranger = self.identity is None and self.listener.kind == "mx"
             if not self.buffer:
@@ -196,15 +197,12 @@ class Dialogue(Connection):
             await self._pause(left)
         self.trusted_peer = False
 
-    async def _secure(self) -> None:
+    async def _secure(self, certificates: Certificates) -> None:
         """TLS, then a session that begins anew (RFC 3207 4.2)."""
-        certificates = self.ingress.certificates
-        assert certificates is not None
         await self.start_tls(certificates.context, self.ingress.settings.tls_timeout)
-        cipher = self.info("cipher")
-        self.tls_words = f"{cipher[1]} {cipher[0]}" if cipher else "TLS unknown"
-        if self.tls is not None and cipher:
-            self.tls_words = f"{self.tls.version()} {cipher[0]}"
+        if self.tls is not None:
+            cipher = self.tls.cipher()
+            self.tls_words = f"{self.tls.version()} {cipher[0] if cipher else 'unknown'}"
 
     # -- commands
 
@@ -324,13 +322,13 @@ class Dialogue(Connection):
             self.answer(Replies.BAD_SEQUENCE(need="TLS is on already; send a mail"))
         elif not self.extended:
             self.answer(Replies.SAY_EHLO_FIRST())
-        elif self.ingress.certificates is None:
+        elif (certificates := self.ingress.certificates) is None:
             self.answer(Replies.TLS_UNAVAILABLE())
         else:
             self.idle_command()
             self.say(Replies.READY_FOR_TLS().line)
             await self.flush()
-            await self._secure()
+            await self._secure(certificates)
             # RFC 3207 4.2: what was known in clear is forgotten, the client's name too.
             self.abandon()
             self.helo, self.extended = "", False
@@ -339,7 +337,8 @@ class Dialogue(Connection):
         if not self.extended:
             self.answer(Replies.SAY_EHLO_FIRST())
             return
-        if self.ingress.authenticator is None or not self.listener.auth:
+        authenticator = self.ingress.authenticator
+        if authenticator is None or not self.listener.auth:
             self.answer(Replies.NOT_IMPLEMENTED(command="AUTH on this port"))
             return
         self.last_in_group("AUTH")
@@ -354,11 +353,9 @@ class Dialogue(Connection):
             self.answer(Replies.AUTH_UNKNOWN_MECHANISM())
             return
         self.idle_command()
-        await self._authenticate(Exchange(mechanism.upper()), initial.encode() if initial else None)
+        await self._log_in(authenticator, Exchange(mechanism.upper()), initial.encode() if initial else None)
 
-    async def _authenticate(self, exchange: Exchange, response: bytes | None) -> None:
-        authenticator = self.ingress.authenticator
-        assert authenticator is not None
+    async def _log_in(self, authenticator: Authenticator, exchange: Exchange, response: bytes | None) -> None:
         step = exchange.step(response)
         while isinstance(step, Challenge):
             line = await self._ask(step)

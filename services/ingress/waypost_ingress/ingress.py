@@ -1,29 +1,34 @@
-"""What all sessions of a worker share: configuration, caps, certificates, the clock that ends who is too slow, the drain.
+"""What all sessions of a worker share: configuration, caps, certificates, the clock for who is too slow, the drain.
 
 One coarse timer serves all deadlines: a session only writes down by when it must have done something.
 """
 
 import asyncio
 import ipaddress
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Final, Literal
 
 import opentelemetry.metrics
 import structlog
 from msgspec import Struct
+
 from waypost_policy.index import ConfigIndex
 
 from .acceptance import Acceptor
 from .auth import MECHANISMS, Authenticator
 from .budget import PerAddress, Room, address_key
+from .dialogue import Dialogue
 from .parameters import MAX_HOLD
-from .session import Session
 from .settings import IngressSettings
 from .tls import Certificates
 
 log = structlog.get_logger(__name__)
 
 TICK: Final = 1.0  # s between looks at deadlines, at the certificate's files and at what was counted
+
+_DAY: Final = 86_400  # s
 
 _meter = opentelemetry.metrics.get_meter("waypost")
 CONNECTIONS = _meter.create_counter(
@@ -87,7 +92,8 @@ class Ingress:
         self.greeting = f"220 {settings.hostname} ESMTP Waypost\r\n".encode()
         self.helo_reply = f"250 {settings.hostname}\r\n".encode()
         self._ehlo: dict[tuple[Listener, bool], bytes] = {}
-        self._sessions: set[Session] = set()
+        self._ehlo_day = 0
+        self._sessions: set[Dialogue] = set()
         self._empty = asyncio.Event()
         self._empty.set()
         self._refusals: dict[str, int] = {}
@@ -106,13 +112,13 @@ class Ingress:
 
     # -- sessions
 
-    def enter(self, session: Session) -> None:
+    def enter(self, session: Dialogue) -> None:
         self._sessions.add(session)
         self._empty.clear()
         kind = session.listener.kind
         self._connections[kind] = self._connections.get(kind, 0) + 1
 
-    def leave(self, session: Session) -> None:
+    def leave(self, session: Dialogue) -> None:
         self._sessions.discard(session)
         if not self._sessions:
             self._empty.set()
@@ -142,6 +148,10 @@ class Ingress:
 
     def ehlo_reply(self, listener: Listener, *, tls: bool) -> bytes:
         """The lines of EHLO in one reply."""
+        day = int(time.time()) // _DAY
+        if day != self._ehlo_day:  # FUTURERELEASE names a date
+            self._ehlo_day = day
+            self._ehlo.clear()
         reply = self._ehlo.get((listener, tls))
         if reply is None:
             reply = self._ehlo[(listener, tls)] = self._make_ehlo(listener, tls)
@@ -162,7 +172,8 @@ class Ingress:
             f"LIMITS RCPTMAX={settings.recipients}",
         ]
         if listener.kind != "mx":
-            lines.append(f"FUTURERELEASE {MAX_HOLD} {_latest()}")
+            latest = datetime.fromtimestamp(self._ehlo_day * _DAY + MAX_HOLD, UTC)
+            lines.append(f"FUTURERELEASE {MAX_HOLD} {latest:%Y-%m-%dT%H:%M:%SZ}")
         if self.certificates is not None and not tls:
             lines.append("STARTTLS")
         if tls and listener.auth and self.authenticator is not None:

@@ -1,7 +1,7 @@
 """ESMTP parameters of MAIL and RCPT, parsed and checked. Pure: text and time in, values or a refusal out.
 
-SIZE (RFC 1870), BODY (6152), SMTPUTF8 (6531), RET, ENVID, NOTIFY, ORCPT (3461, 6533), AUTH (4954), HOLDFOR and HOLDUNTIL
-(4865), MT-PRIORITY (6710). Values keep their case: ENVID and ORCPT come back to the sender in a DSN.
+SIZE (RFC 1870), BODY (6152), SMTPUTF8 (6531), RET, ENVID, NOTIFY, ORCPT (3461, 6533), AUTH (4954), HOLDFOR and
+HOLDUNTIL (4865), MT-PRIORITY (6710). Values keep their case: ENVID and ORCPT come back to the sender in a DSN.
 """
 
 import re
@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Final, Literal
 
 from msgspec import Struct
+
 from waypost_policy.replies import Answer, Replies
 
 MAX_HOLD: Final = 7 * 86_400  # s, FUTURERELEASE's max-future-release-interval

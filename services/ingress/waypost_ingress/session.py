@@ -135,9 +135,7 @@ class Session(Dialogue):
             self.answer(refusal)
             return
         recipients.append(
-            Recipient(
-                address=address.text, domain=address.domain, notify=parameters.notify, orcpt=parameters.orcpt
-            )
+            Recipient(address=address.text, domain=address.domain, notify=parameters.notify, orcpt=parameters.orcpt)
         )
         self.say(Replies.RECIPIENT_OK().line)
 
@@ -204,19 +202,15 @@ class Session(Dialogue):
         self.deadline = math.inf
         if transaction is None:
             return  # refused already; its octets are read and forgotten (RFC 3030 2)
-        if reader.fault is not None:
-            if last:
-                self._refuse(transaction, reader.fault)
-            else:
-                self.answer(self._fault_answer(transaction, reader.fault))
-        elif not last:
-            self.say(Replies.CHUNK_OK(octets=size).line)
+        if not last:
+            fault = reader.fault
+            self.answer(Replies.CHUNK_OK(octets=size) if fault is None else self._fault_answer(transaction, fault))
+            return
+        content = reader.content()
+        if reader.fault is not None or content is None:
+            self._refuse(transaction, reader.fault or Fault.ENDINGS)
         else:
-            content = reader.content()
-            if reader.fault is not None:
-                self._refuse(transaction, reader.fault)
-            else:
-                await self._accept(transaction, content)
+            await self._accept(transaction, content)
 
     def _ready_for_chunk(self) -> Transaction | None:
         """As for DATA; but a refusal is only said, since the chunk comes all the same."""
@@ -310,9 +304,7 @@ class _Progress:
 def _commands() -> dict[bytes, Command]:
     """Verb -> method, looked up once for all sessions."""
     return {
-        name.removeprefix("smtp_").encode(): getattr(Session, name)
-        for name in dir(Session)
-        if name.startswith("smtp_")
+        name.removeprefix("smtp_").encode(): getattr(Session, name) for name in dir(Session) if name.startswith("smtp_")
     }
 
 

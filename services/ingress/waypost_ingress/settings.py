@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
+
 from waypost_runtime.settings import ServiceSettings
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -18,7 +19,9 @@ class IngressSettings(ServiceSettings):
     mx_port: int = Field(2525, ge=-1, le=65535, description="MX: mail from other servers and trusted networks")
     submission_port: int = Field(2587, ge=-1, le=65535, description="submission: AUTH after STARTTLS")
     submissions_port: int = Field(2465, ge=-1, le=65535, description="submissions: AUTH over implicit TLS")
-    workers: int = Field(1, ge=1, le=64, description="processes on the same ports; worker i keeps to shard i mod shards")
+    workers: int = Field(
+        1, ge=1, le=64, description="processes on the same ports; worker i keeps to shard i mod shards"
+    )
 
     tls_cert: Path | None = Field(None, description="PEM chain; re-read when it changes. Without one: no TLS, no AUTH")
     tls_key: Path | None = Field(None, description="PEM key; re-read when it changes")

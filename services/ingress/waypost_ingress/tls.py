@@ -4,7 +4,6 @@ A running connection keeps the context that it began with. Files that don't fit 
 Secret half written) leave the last good pair in force.
 """
 
-import os
 import ssl
 from pathlib import Path
 from typing import Any, Final
@@ -95,5 +94,5 @@ class Certificates:
 
     def _stamp(self) -> tuple[tuple[int, int, int], ...]:
         """Changes with the files, also when a symbolic link above them is turned (Kubernetes volumes)."""
-        stats = [os.stat(path) for path in (self._cert, self._key)]
+        stats = [path.stat() for path in (self._cert, self._key)]
         return tuple((stat.st_ino, stat.st_mtime_ns, stat.st_size) for stat in stats)
