@@ -249,7 +249,7 @@ def _addresses_in_domain(self: Mapping[str, Any]) -> Path | None:
 
 def _verp_in_domain(self: Mapping[str, Any]) -> Path | None:
     path = self["outbound"]["returnPath"]
-    if path["type"] != "VERP":
+    if "verp" not in path:
         return None
     domain = path["verp"]["domain"]
     if domain == self["domain"] or domain.endswith("." + self["domain"]):
@@ -288,7 +288,7 @@ class MailDomainSpec(Model, frozen=True):
             mirror=lambda self: None if self["dns"]["mtaSTS"] == "None" or "inbound" in self else ("dns", "mtaSTS"),
         ),
         Rule(
-            cel="self.outbound.returnPath.type != 'VERP' || self.outbound.returnPath.verp.domain == self.domain || "
+            cel="!has(self.outbound.returnPath.verp) || self.outbound.returnPath.verp.domain == self.domain || "
             "self.outbound.returnPath.verp.domain.endsWith('.' + self.domain)",
             message="the VERP domain must be spec.domain or below it, for SPF alignment",
             mirror=_verp_in_domain,
