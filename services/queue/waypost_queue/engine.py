@@ -74,6 +74,8 @@ class Stats(Struct, frozen=True, kw_only=True):
     bytes: int
     attempts: int  # under way
     store_full: bool
+    lanes: int
+    lanes_ready: int  # those that pull: on a connection, with a consumer
 
 
 class Engine:
@@ -163,6 +165,8 @@ class Engine:
             bytes=self._puller.bytes,
             attempts=self._attempts,
             store_full=self._room.closed,
+            lanes=len(self._puller.lanes),
+            lanes_ready=self._puller.ready(),
         )
 
     # -- messages in hand
@@ -255,9 +259,9 @@ class Engine:
             log.warning("engine.third_delivery", seq=job.held.seq, effect="one ticket a group", groups=len(rests))
             await _all([self._break_up(job, place, *each) for place, each in enumerate(rests)])
             return
-        await tickets.bar(job, [group for group, _ in rests])
+        barred = await tickets.bar(job, [group for group, _ in rests])
         reached("after_guard")
-        mine = [each for each in rests if each[0].fence > 0]
+        mine = [each for each in rests if each[0] in barred]
         await _all([self._attempt(job, group, rest) for group, rest in mine])
         if len(mine) != len(rests):
             raise OwnershipLostError("another owner has taken a group over")

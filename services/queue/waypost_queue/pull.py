@@ -227,6 +227,10 @@ class Puller:
             budget.take(lane, in_hand=-1)
             self._freed(lane)
 
+    def ready(self) -> int:
+        """How many lanes pull."""
+        return sum(lane.epoch == self._store.epoch for lane in self.lanes) if self._store.connected else 0
+
     def resume(self) -> None:
         """Pulling is no longer paused."""
         self._dirty.update(dict.fromkeys(self.lanes))

@@ -96,11 +96,13 @@ def message(shard: int, ticket: Ticket, sequence: int) -> tuple[str, bytes, dict
     return subject, codec.encode(ticket), headers
 
 
-async def bar(job: Job, groups: Sequence[Group]) -> None:
+async def bar(job: Job, groups: Sequence[Group]) -> set[Group]:
     """Puts a guard on each group, in the place of what recovery saw last: no earlier owner can store a ticket any more.
 
-    `group.fence` becomes the guard's sequence; 0 where it was refused, since another owner has taken the group over.
+    Returns the groups that are barred, each with its guard's sequence as its fence; not those that another owner has
+    taken over. Raises OwnershipLostError when it is not known.
     """
+    barred: set[Group] = set()
     todo = list(groups)
     while len(todo) >= BATCH_FROM:
         some, todo = todo[:BATCH_MAX], todo[BATCH_MAX:]
@@ -111,22 +113,26 @@ async def bar(job: Job, groups: Sequence[Group]) -> None:
             job.shared.room.full(job.shard)
             raise OwnershipLostError("the store is full") from None
         except (FencedError, BatchRefusedError, UnavailableError):
-            await _bar_singly(job, some)
+            barred |= await _bar_singly(job, some)
         except StoreError as error:
             raise OwnershipLostError(str(error)) from error
         else:
             for place, group in enumerate(some):
                 group.fence = last - len(some) + 1 + place
-    await _bar_singly(job, todo)
+            barred.update(some)
+    return barred | await _bar_singly(job, todo)
 
 
-async def _bar_singly(job: Job, groups: Sequence[Group]) -> None:
+async def _bar_singly(job: Job, groups: Sequence[Group]) -> set[Group]:
+    barred: set[Group] = set()
     for group in groups:
         try:
             group.fence = await job.publish(*_guard(job, group))
         except OwnershipLostError:
             job.held.need()
-            group.fence = 0
+        else:
+            barred.add(group)
+    return barred
 
 
 def _guard(job: Job, group: Group) -> tuple[str, bytes, dict[str, str]]:
