@@ -1,4 +1,4 @@
-"""What the tests of the queue service share: tickets, bundles, a worker made of raw requests, and a look at the metrics."""
+"""What the tests of the queue service share: tickets, bundles, a worker made of raw requests, a look at the metrics."""
 
 import asyncio
 import time
@@ -11,7 +11,6 @@ from msgspec import structs
 from nats.aio.msg import Msg
 from opentelemetry.sdk.metrics import MeterProvider
 from prometheus_client import REGISTRY
-from waypost_runtime import metrics
 
 from waypost_queue import codec, ids, listing, subjects
 from waypost_queue.config import Snapshot
@@ -21,6 +20,8 @@ from waypost_queue.service import moves
 from waypost_queue.service.leader import Leader, Pace
 from waypost_queue.store import Store, Stored
 from waypost_queue.streams import Layout
+from waypost_queue.tickets import schedule_time
+from waypost_runtime import metrics
 
 PACE = Pace(marks=0.05, forgotten=0.1, statistics=0.1, census=0.1, census_share=1.0)
 """Rounds that follow one another quickly."""
@@ -65,7 +66,7 @@ def subject(state: Any, of: Ticket) -> str:
 
 async def defer(store: Store, of: Ticket, seconds: float = 3600.0) -> int:
     """Stores a ticket that waits; its sequence."""
-    headers = {"Nats-Schedule": moves_at(time.time() + seconds), "Nats-Schedule-Target": subject("ready", of)}
+    headers = {"Nats-Schedule": schedule_time(time.time() + seconds), "Nats-Schedule-Target": subject("ready", of)}
     return (await store.publish(subject("sched", of), codec.encode(of), headers)).seq
 
 
@@ -82,12 +83,6 @@ async def make_ready(store: Store, of: Ticket) -> int:
 async def put_bundle(store: Store, *mails: Mail, ident: str = "") -> int:
     where = subjects.intake(0, "default", "fast", ident or ids.ulid(time.time()))
     return (await store.publish(where, codec.encode(Bundle(mails=mails)))).seq
-
-
-def moves_at(when: float) -> str:
-    from waypost_queue.tickets import schedule_time
-
-    return schedule_time(when)
 
 
 async def pull(store: Store, stream: str, count: int, expires: float = 0.5) -> list[Msg]:
@@ -127,9 +122,9 @@ def counted(name: str, **labels: str) -> float:
     total = 0.0
     for family in REGISTRY.collect():
         for sample in family.samples:
-            if sample.name.startswith(name) and sample.name.endswith("_total"):
-                if all(sample.labels.get(key) == value for key, value in labels.items()):
-                    total += sample.value
+            named = sample.name.startswith(name) and sample.name.endswith("_total")
+            if named and all(sample.labels.get(key) == value for key, value in labels.items()):
+                total += sample.value
     return total
 
 

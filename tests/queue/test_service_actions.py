@@ -29,6 +29,7 @@ from waypost_queue.service import moves
 from waypost_queue.service.leader import Leader
 from waypost_queue.store import Store
 from waypost_queue.streams import Layout
+from waypost_queue.tickets import schedule_time
 
 
 @pytest.fixture
@@ -150,9 +151,7 @@ async def test_what_fired_between_the_look_and_the_publish_is_marked_instead(
     assert len(await queue_messages(store)) == 1
 
 
-async def test_a_running_attempt_is_not_touched_and_its_next_schedule_is_caught(
-    store: Store, leader: Leader
-) -> None:
+async def test_a_running_attempt_is_not_touched_and_its_next_schedule_is_caught(store: Store, leader: Leader) -> None:
     of = ticket(mail())
     seq = await make_ready(store, of)
     (message,) = await pull(store, "QUEUE-0", 1)
@@ -160,7 +159,7 @@ async def test_a_running_attempt_is_not_touched_and_its_next_schedule_is_caught(
     assert [s.seq for s in await queue_messages(store)] == [seq]
     # the owner had looked for a mark before it was put: it defers, in the ordinary order
     headers = {
-        "Nats-Schedule": moves.at(time.time() + 3600),
+        "Nats-Schedule": schedule_time(time.time() + 3600),
         "Nats-Schedule-Target": subject("ready", of),
         **moves.fence(subject("sched", of), seq),
     }

@@ -75,8 +75,10 @@ class Lease:
         self._end()
 
     async def _keep(self) -> None:
-        while await self._write(self._renew):
+        while True:
             await asyncio.sleep(RENEW)
+            if not await self._write(self._renew):
+                break
         log.warning("lease.lost", lease=self.name, revision=self.revision)
         self._end()
 

@@ -13,6 +13,7 @@ import structlog
 
 from . import codec, ids, subjects
 from .model import Bundle, Hold, Mail, Recipient, Ticket, Wire, groups_of
+from .poison import REASON_HEADER, TIME_HEADER
 from .store import Store, Stored
 from .subjects import TicketState, TicketSubject
 
@@ -92,6 +93,7 @@ class Found(NamedTuple):
     ticket: Ticket
     problem: str = ""
     data: bytes = b""
+    stored: float = 0.0  # stream time; of an original that is held as it is, when that was stored
 
 
 async def destinations(store: Store, shards: int) -> list[DestinationCount]:
@@ -203,12 +205,14 @@ async def stream_subjects(store: Store, stream: str, pattern: str) -> AsyncGener
 def read(stored: Stored) -> Found:
     """A QUEUE entry as a ticket; a stand-in that names the problem when it can't be decoded."""
     try:
-        return Found(stored.subject, stored.seq, codec.decode(stored.data, Ticket), "", stored.data)
+        return Found(stored.subject, stored.seq, codec.decode(stored.data, Ticket), "", stored.data, stored.time)
     except codec.UndecodableError as error:
         at = TicketSubject(stored.subject)
         domain = subjects.untoken(at.domain_token)
-        accepted = stored_mail_time(at.mail)
+        original = float(stored.headers.get(TIME_HEADER, stored.time))
+        accepted = original if at.mail.startswith(HELD_BUNDLE) else stored_mail_time(at.mail)
         what = "a bundle of mails" if at.mail.startswith(HELD_BUNDLE) else "a ticket"
+        reason = stored.headers.get(REASON_HEADER, str(error))
         stand_in = Ticket(
             mail=Mail(
                 id=at.mail,
@@ -222,9 +226,9 @@ def read(stored: Stored) -> Found:
             indexes=(at.n,),
             pool=at.pool,
             lane=at.lane,
-            hold=Hold(cause="format", reason=f"{what} that can't be decoded: {error}", since=stored.time),
+            hold=Hold(cause="format", reason=f"{what} that can't be decoded: {reason}", since=stored.time),
         )
-        return Found(stored.subject, stored.seq, stand_in, str(error), stored.data)
+        return Found(stored.subject, stored.seq, stand_in, str(error), stored.data, original)
 
 
 def stored_mail_time(mail: str) -> float:

@@ -36,7 +36,7 @@ class Copies:
     async def release(self, found: Found) -> None:
         """A bundle that is held whole, tried again."""
         at = TicketSubject(found.subject)
-        held = Stored(found.subject, found.seq, 0.0, found.data)
+        held = Stored(found.subject, found.seq, found.stored, found.data)
         bundle_seq = int(at.mail.removeprefix(HELD_BUNDLE))
         await self._copy(subjects.queue_stream(self._shard), found.seq, at.pool, at.lane, bundle_seq, held)
 
@@ -76,12 +76,11 @@ def _marked(stored: Stored, bundle_seq: int) -> bytes:
         bundle = codec.decode(stored.data, Bundle)
     except codec.UndecodableError:
         return stored.data
-    oldest = stored.time or min((mail.accepted for mail in bundle.mails), default=0.0)
     return codec.encode(
         structs.replace(
             bundle,
             marked=True,
             origin_seq=bundle.origin_seq or bundle_seq,
-            origin_time=bundle.origin_time or oldest,
+            origin_time=bundle.origin_time or min(stored.time, *(mail.accepted for mail in bundle.mails)),
         )
     )

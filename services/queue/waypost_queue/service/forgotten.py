@@ -14,7 +14,7 @@ import structlog
 from msgspec import structs
 
 from waypost_queue import listing, subjects
-from waypost_queue.errors import FencedError
+from waypost_queue.errors import ApiError, FencedError, FullError
 from waypost_queue.model import Ticket
 from waypost_queue.store import Store, Stored
 from waypost_queue.streams import Timing
@@ -56,10 +56,15 @@ class Forgotten:
         for (stream, seq), stored in suspects.items():
             if now - self._since[stream, seq] < self._wait:
                 continue
-            if stream == subjects.intake_stream(self._shard):
-                await self._bundle(stored)
-            else:
-                await self._ticket(stored)
+            try:
+                if stream == subjects.intake_stream(self._shard):
+                    await self._bundle(stored)
+                else:
+                    await self._ticket(stored)
+            except FullError:
+                break  # nothing can be stored now; it stays a suspect
+            except ApiError as error:  # one that the server refuses must not keep the others
+                log.error("sweep.forgotten_refused", subject=stored.subject, seq=seq, error=str(error))
         await self._copies.settle()
 
     async def _below_floor(self, stream: str, info: dict[str, Any]) -> list[Stored]:

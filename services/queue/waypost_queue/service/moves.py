@@ -5,7 +5,6 @@ header pair `Nats-Scheduler` and `Nats-Schedule-Next: purge` takes the old sched
 it both stay, and the old one fires (docs: a hold is a schedule).
 """
 
-from datetime import UTC, datetime
 from typing import Final
 
 from msgspec import Struct, structs
@@ -18,7 +17,6 @@ from waypost_queue.subjects import TicketState, TicketSubject
 
 FAR: Final = "@at 2099-01-01T00:00:00Z"  # a hold; a time from 2263 on would fire at once
 _UNSETTLED = ("poison", "format", "body")
-_NO_MESSAGE = (10037, 10043, 10057)  # TRY
 
 
 class Move(Struct, frozen=True):
@@ -94,14 +92,9 @@ async def delete(store: Store, stream: str, seq: int) -> None:
     """Removes one message by sequence, the only removal that never makes a consumer forget others; gone is fine."""
     try:
         await store.api(f"STREAM.MSG.DELETE.{stream}", {"seq": seq, "no_erase": True})
-    except ApiError as error:
-        if error.err_code not in _NO_MESSAGE:
+    except ApiError:
+        if await store.at(stream, seq) is not None:
             raise
-
-
-def at(time: float) -> str:
-    """The value of `Nats-Schedule` for a time in Unix seconds, to the millisecond."""
-    return "@at " + datetime.fromtimestamp(time, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _payload(ticket: Ticket | bytes) -> bytes:

@@ -9,7 +9,7 @@ import opentelemetry.metrics
 import structlog
 
 from waypost_queue import listing, subjects
-from waypost_queue.errors import FencedError
+from waypost_queue.errors import ApiError, FencedError, FullError
 from waypost_queue.store import Store
 from waypost_queue.subjects import TicketSubject
 
@@ -37,7 +37,14 @@ async def heal(store: Store, census: Census) -> None:
     for group in census.crowded:
         await _thin_out(store, stream, census.shard, group)
     for subject, seq in census.overdue:
-        await _fire(store, stream, subject, seq)
+        try:
+            await _fire(store, stream, subject, seq)
+        except FencedError:
+            log.debug("sweep.fired_meanwhile", subject=subject, seq=seq)
+        except FullError:
+            raise  # nothing can be stored now; the next pass comes to it
+        except ApiError as error:  # one that the server refuses must not keep the others
+            log.error("sweep.overdue_refused", subject=subject, seq=seq, error=str(error))
 
 
 async def _fire(store: Store, stream: str, subject: str, seq: int) -> None:
@@ -45,11 +52,11 @@ async def _fire(store: Store, stream: str, subject: str, seq: int) -> None:
     if stored is None or stored.seq != seq:
         return
     found = listing.read(stored)
-    try:
+    if "Nats-Schedule" in stored.headers:
         await moves.publish(store, moves.to_ready(subject, seq, found.data))
-    except FencedError:
-        log.debug("sweep.fired_meanwhile", subject=subject, seq=seq)
-        return
+    else:  # no schedule to the server, which refuses a scheduler by that name (10212)
+        await moves.publish(store, moves.again(moves.in_state(subject, "ready"), seq, found.data))
+        await moves.delete(store, stream, seq)
     OVERDUE.add(1)
     log.warning("sweep.overdue", mail=found.ticket.mail.id, destination=found.ticket.domain, seq=seq)
 
