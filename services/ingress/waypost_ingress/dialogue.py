@@ -21,7 +21,7 @@ from waypost_policy.replies import Answer, Replies
 from . import proxy
 from .auth import MAX_LINE, MECHANISMS, Authenticator, Challenge, Exchange, Malformed, failure_challenge
 from .connection import ClientGoneError, Connection, TimedOutError
-from .tls import Certificates
+from .tls import Certificates, is_foreign
 
 if TYPE_CHECKING:
     from .ingress import Ingress, Listener
@@ -201,6 +201,9 @@ class Dialogue(Connection):
         """TLS, then a session that begins anew (RFC 3207 4.2)."""
         await self.start_tls(certificates.context, self.ingress.settings.tls_timeout)
         if self.tls is not None:
+            if is_foreign(self.tls):
+                log.info("session.foreign_protocol", peer=self.peer)
+                raise HangUpError(linger=False)
             cipher = self.tls.cipher()
             self.tls_words = f"{self.tls.version()} {cipher[0] if cipher else 'unknown'}"
 

@@ -17,10 +17,6 @@ _CLIENT_HELLO: Final = 1
 _ALPN_EXTENSION: Final = 16
 
 
-class WrongProtocolError(Exception):
-    """The client's ALPN names other protocols than SMTP: a browser that was led here (ALPACA)."""
-
-
 def make_context(cert: Path, key: Path) -> ssl.SSLContext:
     """A server context: TLS 1.2 and up, no compression, no renegotiation. Raises OSError (ssl.SSLError is one)."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -33,11 +29,16 @@ def make_context(cert: Path, key: Path) -> ssl.SSLContext:
     return context
 
 
-def _on_message(_conn: Any, direction: str, _version: Any, _content: Any, message: Any, data: bytes) -> None:
+def _on_message(tls: Any, direction: str, _version: Any, _content: Any, message: Any, data: bytes) -> None:
+    # An exception would be lost here, so the finding is left with the connection's own object.
     if direction == "read" and message == _CLIENT_HELLO:
         offered = alpn_of(data)
-        if offered and ALPN.encode() not in offered:
-            raise WrongProtocolError
+        tls.waypost_foreign = bool(offered) and ALPN.encode() not in offered
+
+
+def is_foreign(tls: ssl.SSLObject) -> bool:
+    """The client offered other protocols than SMTP by ALPN: a browser that was led here (ALPACA)."""
+    return getattr(tls, "waypost_foreign", False)
 
 
 def alpn_of(hello: bytes) -> tuple[bytes, ...]:
