@@ -1,4 +1,4 @@
-"""A DNS server for the benchmark: every domain's MX is mail.sink.test at 127.0.0.1. `python -m tests.bench.dns PORT`."""
+"""`python -m tests.bench.dns PORT`: a DNS server that knows one MX for every domain, mail.sink.test at 127.0.0.1."""
 
 import asyncio
 import sys
