@@ -364,7 +364,7 @@ class Engine:
 
     async def _attempt(self, job: Job, group: Group, indexes: tuple[int, ...]) -> None:
         """Attempts a group and stores what came of it; anew while a control mark wants another decision."""
-        work: Work | None = job.work(group, indexes, self._shared.marks(group.mail.id))
+        work: Work | None = job.work(group, indexes, self._shared.mark(group.mail.id, group.domain))
         while work is not None:
             while self._room.closed or not self._together.is_set():
                 await self._room.wait()
@@ -415,7 +415,7 @@ class Engine:
             try:
                 job.held.need()
                 await self._shared.state.put(key, b"")
-                work: Work | None = job.work(group, rest, self._shared.marks(group.mail.id))
+                work: Work | None = job.work(group, rest, self._shared.mark(group.mail.id, group.domain))
                 while work is not None:
                     work = await settle(job, group, work, await self._decide_alone(job, work))
                 await self._shared.state.delete(key)

@@ -64,6 +64,11 @@ class Shared:
         self.state = Bucket(store, "state")
         self._shards = shards
 
+    def mark(self, mail: str, domain: str) -> ControlMark | None:
+        """The control mark on a group, if any; a mark may be about one destination domain only."""
+        mark = self.marks(mail)
+        return mark if mark is None or mark.domain in ("", domain) else None
+
     def settler(self, shard: int) -> Settler:
         return self._shards[shard][0]
 

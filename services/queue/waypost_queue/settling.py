@@ -58,7 +58,7 @@ async def settle(job: Job, group: Group, work: Work, decision: Decision) -> Work
             decision = structs.replace(decision, wait=wait)
     again = None
     if wait is not None:
-        mark = job.shared.marks(work.mail.id)
+        mark = job.shared.mark(work.mail.id, work.domain)
         if mark is not None and mark != work.mark:
             if mark.action in ("bounce", "delete"):
                 again = mark
