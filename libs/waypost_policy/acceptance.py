@@ -160,18 +160,18 @@ def at_content(
 
 
 def _null_grant(identity: Identity, sender: Address, smtputf8: bool, rights: tuple[Right, ...]) -> Grant:
-    """For `<>`: the header From will say which entry governs, so the least of them all holds until then."""
+    """For `<>`: the header From will say which entry governs, so the least of them all holds until then.
+
+    Rates are counted at the content, in one go; so no mail takes more recipients than a window does.
+    """
     size = min(rights, key=lambda right: right.message_size)
     recipients = min(rights, key=lambda right: right.recipients_per_message)
-    return Grant(
-        identity,
-        sender,
-        smtputf8,
-        size.message_size,
-        size.size_of,
-        recipients.recipients_per_message,
-        recipients.recipients_of,
-    )
+    most, of = recipients.recipients_per_message, recipients.recipients_of
+    for scope in (scope for right in rights for scope in right.scopes):
+        for limit in (scope.per_minute, scope.per_day):
+            if limit is not None and limit < most:
+                most, of = limit, scope.of
+    return Grant(identity, sender, smtputf8, size.message_size, size.size_of, most, of)
 
 
 def _scopes(index: ConfigIndex, right: Right, sender: Address) -> tuple[Scope, ...]:

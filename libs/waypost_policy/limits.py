@@ -113,11 +113,13 @@ class Limiter:
         """Seconds until the sliding minute's count is at most `room`; 0 = it is."""
         minute, elapsed = divmod(now, MINUTE)
         count = self._count(self._minutes, key, int(minute))
+        if room < 0:  # more at once than a minute takes: it never fits
+            return MINUTE
         if count.current + count.previous * (1 - elapsed / MINUTE) <= room:
             return 0
         if count.current <= room:  # it fits once enough of the last minute has faded
             return max(1, math.ceil(MINUTE * (1 - (room - count.current) / count.previous) - elapsed))
-        fade = 1 - max(room, 0) / count.current
+        fade = 1 - room / count.current
         return max(1, math.ceil(MINUTE - elapsed + MINUTE * fade))
 
     def _add(self, scopes: tuple[Scope, ...], recipients: int, now: float) -> None:

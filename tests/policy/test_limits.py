@@ -72,6 +72,14 @@ def test_old_news_is_of_no_interest():
     assert limiter.take((MINUTELY,), 9, START) is None
 
 
+def test_more_at_once_than_a_window_takes_never_fits():
+    limiter = Limiter()
+    for scope in (MINUTELY, DAILY):
+        exceeded = limiter.take((scope,), 11, START)
+        assert exceeded is not None
+        assert exceeded.seconds > 0
+
+
 def test_counters_are_bounded():
     limiter = Limiter(capacity=10)
     for number in range(100):
