@@ -1,0 +1,49 @@
+"""All that lies in files, read together: manifests, made Secrets, values of `--secret`."""
+
+import sys
+from pathlib import Path
+
+from waypost_config.manifests import Manifests, Problem, collect, load, read
+from waypost_config.reader import MAX_FILE, documents
+from waypost_config.resources import Resource
+
+from .overrides import overridden
+from .settings import ManifestsSettings
+
+STDIN = "-"
+
+
+class Reading:
+    """Blocking: called in a thread. Standard input is read once, files each time."""
+
+    def __init__(self, settings: ManifestsSettings) -> None:
+        self._settings = settings
+        self._stdin: tuple[Manifests, list[Problem]] | None = None
+        if settings.manifests == STDIN:
+            self._stdin = read(documents("<stdin>", sys.stdin.read(MAX_FILE)))
+
+    @property
+    def watched(self) -> list[Path]:
+        """The folders whose changes matter; an editor replaces a file, so a file's folder is watched."""
+        folders = [self._settings.secrets_dir]
+        if self._stdin is None:
+            path = Path(self._settings.manifests)
+            folders.append(path if path.is_dir() else path.parent)
+        return folders
+
+    def read(self) -> tuple[Manifests, list[Problem]]:
+        """Manifests count before Secrets that were made, values of `--secret` before both."""
+        main, problems = self._stdin if self._stdin is not None else load([Path(self._settings.manifests)])
+        made, more = load([self._settings.secrets_dir])
+        resources: list[Resource] = list(main.resources())
+        absent = made.secrets.keys() - main.secrets.keys() - main.broken
+        secrets = {**main.secrets, **{key: made.secrets[key] for key in absent}}
+        secrets, unread = overridden(secrets, self._settings.secret_overrides)
+        broken = (main.broken | made.broken) - secrets.keys()
+        everything = collect(
+            [*(one for one in resources if one.meta.key.kind != "Secret"), *secrets.values()],
+            skipped=main.skipped,
+            broken=broken,
+            unreadable=main.unreadable | made.unreadable,
+        )
+        return everything, [*problems, *more, *unread]
