@@ -215,7 +215,8 @@ class Delivery:
         plan = effective.plan
         if effective.secret and not final:
             password = self._password(effective.secret)
-            if password is None:
+            smarthost = plan.route.smarthost
+            if password is None or smarthost is None or not smarthost.username:
                 return self._no_password(work, terms)
             plan = structs.replace(plan, password=password)
         job = Job(

@@ -31,20 +31,26 @@ async def run(settings: DeliverySettings, stop: asyncio.Event) -> int:
     try:
         async with health.serve(checks, settings.http_host, settings.http_port) as port:
             log.info("delivery.started", pool=settings.pool, shards=settings.shards, health_port=port)
-            starting = asyncio.create_task(service.start())
-            ended = asyncio.create_task(process.first_of(stop, store.died))
-            await asyncio.wait((starting, ended), return_when=asyncio.FIRST_COMPLETED)
-            if not starting.done():
-                starting.cancel()
-                await asyncio.gather(starting, return_exceptions=True)
-            else:
-                starting.result()
-            await ended
+            await _until_ended(service, asyncio.create_task(process.first_of(stop, store.died)))
     finally:
         log.info("delivery.stopping", seconds_at_most=settings.drain_timeout)
         await service.close()
         await store.close()
     return EXIT_UNFIT if store.fatal else 0
+
+
+async def _until_ended(service: Service, ended: asyncio.Task[None]) -> None:
+    """Starts the service and waits for the end, which may come while it still waits for its streams."""
+    starting = asyncio.create_task(service.start())
+    try:
+        await asyncio.wait((starting, ended), return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+            await ended
+    finally:
+        for task in (starting, ended):
+            task.cancel()
+        await asyncio.gather(starting, ended, return_exceptions=True)
 
 
 def main() -> int:

@@ -10,7 +10,6 @@ from waypost_queue.engine import Engine, Slots
 from waypost_queue.errors import StoreError
 from waypost_queue.eventlog import EventLog
 from waypost_queue.inbox import Inbox
-from waypost_queue.seal import Sealer, SealError, load_key
 from waypost_queue.spool import Spool
 from waypost_queue.store import Store
 from waypost_queue.streams import Layout
@@ -38,7 +37,7 @@ class Service:
         self._store = store
         self._started = False
         self.config = ConfigWatch(store)
-        self._passwords = Passwords(store, _sealer(settings))
+        self._passwords = Passwords(store, settings.seal_key)
         self._marks = Marks(store)
         self._events = EventLog(store, "delivery", settings.instance)
         self._smtp = SmtpTransport(settings.transport)
@@ -117,12 +116,3 @@ async def _until_there(what: str, start: Callable[[], Awaitable[None]]) -> None:
             log.info("delivery.waiting", part=what, reason=str(error))
         await asyncio.sleep(delay)
         delay = min(delay * 2, _RETRY_LAST)
-
-
-def _sealer(settings: DeliverySettings) -> Sealer | None:
-    """None, with a line in the log: mail by a smarthost with a login then waits; all other mail does not care."""
-    try:
-        return Sealer(load_key(settings.seal_key, create=False))
-    except SealError as error:
-        log.warning("delivery.no_sealing_key", reason=str(error), effect="smarthosts with a login can't be used")
-        return None
