@@ -53,7 +53,7 @@ class Connection(SMTPProtocol):
         if self._response_waiter is not None:
             self._response_waiter.cancel()  # aiosmtplib's own, which nobody here waits for
         super().connection_lost(exc)
-        self._end(f"connection lost: {exc}" if exc else "connection closed by the remote host")
+        self._end(_why(exc) if exc else "connection closed by the remote host")
         self.closed.set()
 
     def eof_received(self) -> bool:
@@ -116,7 +116,7 @@ class Connection(SMTPProtocol):
             self._expire("the remote host takes in no more of the content")
             return False
         except (SMTPServerDisconnected, OSError) as error:
-            self._end(f"connection lost: {error}")
+            self._end(_why(error))
             return False
         return not self.lost
 
@@ -223,3 +223,7 @@ class Connection(SMTPProtocol):
         self.timed_out = True
         self._end(reason)
         self.abort()
+
+
+def _why(error: Exception) -> str:
+    return f"connection lost: {getattr(error, 'strerror', None) or str(error) or type(error).__name__}"

@@ -6,7 +6,8 @@ what the host said and whether it was for good.
 
 import asyncio
 import ssl
-from typing import Any, Literal, cast
+import time
+from typing import Literal, cast
 
 import opentelemetry.metrics
 from aiosmtplib import SMTPException, SMTPResponseException
@@ -36,17 +37,16 @@ _MAX_LINE = 500  # characters
 class Dialogue:
     """What was said in an attempt, bounded."""
 
-    def __init__(self, began: float, clock: Any) -> None:
-        self._began = began
-        self._clock = clock
+    def __init__(self, began: float) -> None:
+        self._began = began  # monotonic clock
         self.lines: list[DialogueLine] = []
 
     def add(self, who: Literal["c", "s", "-"], text: str) -> None:
         """A line; the last one says that there were more."""
         if len(self.lines) < _MAX_LINES:
-            self.lines.append(DialogueLine(at=self._clock() - self._began, who=who, text=text[:_MAX_LINE]))
+            self.lines.append(DialogueLine(at=time.monotonic() - self._began, who=who, text=text[:_MAX_LINE]))
         elif len(self.lines) == _MAX_LINES:
-            self.lines.append(DialogueLine(at=self._clock() - self._began, who="-", text="more lines are left out"))
+            self.lines.append(DialogueLine(at=time.monotonic() - self._began, who="-", text="more lines are left out"))
 
     def command(self, line: bytes) -> None:
         self.add("c", line[: _MAX_LINE * 2].decode("utf-8", "replace").rstrip("\r\n"))
@@ -121,11 +121,10 @@ class Session:
 class Dialer:
     """Opens sessions by one plan and TLS policy."""
 
-    def __init__(self, contexts: Contexts, own_names: frozenset[str], hostname: str, wall: Any) -> None:
+    def __init__(self, contexts: Contexts, own_names: frozenset[str], hostname: str) -> None:
         self._contexts = contexts
         self._own_names = own_names
         self._hostname = hostname
-        self._wall = wall
         self._loop = asyncio.get_running_loop()
 
     async def dial(
@@ -149,7 +148,7 @@ class Dialer:
         self, host: Host, address: str, port: int, plan: DeliveryPlan, tls: TlsPolicy, dialogue: Dialogue
     ) -> Session:
         connection = await self._connect(host, address, port, plan, tls)
-        session = Session(connection, host.name, address, self._loop.time(), plan.timeouts.quit)
+        session = Session(connection, host.name, address, time.monotonic(), plan.timeouts.quit)
         try:
             await self._open(session, host, plan, tls, dialogue)
         except BaseException:
@@ -271,7 +270,7 @@ class Dialer:
         if answer is not None:
             dialogue.answer(answer)
         if answer is None or answer.code != 235:
-            reply = session.reply(answer, self._wall()) if answer else session.silence(connection.lost, self._wall())
+            reply = session.reply(answer, time.time()) if answer else session.silence(connection.lost, time.time())
             raise DialError("auth", "deferred", reply)
 
     def _expect(self, session: Session, answer: Answer | None, code: int, dialogue: Dialogue) -> Answer:
@@ -281,11 +280,11 @@ class Dialer:
         dialogue.answer(answer)
         if answer.code == code:
             return answer
-        reply = session.reply(answer, self._wall())
+        reply = session.reply(answer, time.time())
         raise DialError("greeting", "failed" if answer.code >= 500 else "deferred", reply)
 
     def _refused(self, stage: DialStage, session: Session, text: str, enhanced: str) -> DialError:
-        return DialError(stage, "deferred", session.silence(text, self._wall(), enhanced))
+        return DialError(stage, "deferred", session.silence(text, time.time(), enhanced))
 
     def _tls_error(self, session: Session, text: str, enhanced: str) -> DialError:
         return self._refused("tls", session, text, enhanced)
@@ -299,5 +298,5 @@ class Dialer:
         text: str,
         enhanced: str = "4.4.1",
     ) -> DialError:
-        reply = Reply(code=0, enhanced=enhanced, text=printable(text), mta=host.name, address=address, at=self._wall())
+        reply = Reply(code=0, enhanced=enhanced, text=printable(text), mta=host.name, address=address, at=time.time())
         return DialError(stage, result, reply)

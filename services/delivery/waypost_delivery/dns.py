@@ -13,6 +13,7 @@ An existing name without the type asked for is an empty answer.
 
 import asyncio
 import ipaddress
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -61,7 +62,7 @@ class Answer(Struct, frozen=True):
     """`records`: (preference, host) for MX (lower case, no final dot, "" is the root), (0, address) for A and AAAA."""
 
     records: tuple[tuple[int, str], ...]
-    expires: float  # on the loop's clock
+    expires: float  # monotonic clock
 
 
 class Resolver:
@@ -81,7 +82,7 @@ class Resolver:
         self._cache: OrderedDict[tuple[str, str], Answer | DnsError] = OrderedDict()
         self._expiry: dict[tuple[str, str], float] = {}
         self._flights: dict[tuple[str, str], asyncio.Task[Answer | DnsError]] = {}
-        self._clock: Callable[[], float] = asyncio.get_running_loop().time
+        self._clock: Callable[[], float] = time.monotonic
 
     async def lookup(self, name: str, kind: RecordType) -> Answer:
         """The records of a name (a lower-case A-label). Raises NoNameError, DnsTemporaryError."""

@@ -1,6 +1,7 @@
 """All sites of the process: found by name, swept once a second, bounded in all."""
 
 import asyncio
+import time
 
 import opentelemetry.metrics
 
@@ -38,7 +39,7 @@ class Pool:
         if site is None:
             if len(self._sites) >= _MAX_SITES:
                 self._forget(0.0)
-            site = Site(name, self._settings, self._loop.time, self._slots, self.retire, self._evict)
+            site = Site(name, self._settings, time.monotonic, self._slots, self.retire, self._evict)
             self._sites[name] = site
         return site
 
@@ -84,7 +85,7 @@ class Pool:
         return any(site.evict() for site in self._sites.values())
 
     def _sweep(self) -> None:
-        now = self._loop.time()
+        now = time.monotonic()
         for site in self._sites.values():
             if site.idle:
                 site.sweep(now)

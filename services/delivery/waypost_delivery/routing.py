@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import ipaddress
 import random
+import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Sequence
 from typing import Literal
@@ -43,7 +44,7 @@ class Route(Struct, frozen=True, kw_only=True):
     hosts: tuple[Host, ...]
     port: int
     smarthost: config.Smarthost | None = None
-    expires: float = 0.0  # on the loop's clock
+    expires: float = 0.0  # monotonic clock
 
 
 class UnroutableError(Exception):
@@ -55,6 +56,10 @@ class UnroutableError(Exception):
         self.reply = reply
 
 
+class OurselvesError(UnroutableError):
+    """A host has an address of ours."""
+
+
 class Router:
     """Routes, cached."""
 
@@ -63,7 +68,7 @@ class Router:
         self._settings = settings
         self._own = {name.lower() for name in (settings.hostname, *settings.own_names)}
         self._routes: OrderedDict[str, Route] = OrderedDict()
-        self._clock = asyncio.get_running_loop().time
+        self._clock = time.monotonic
 
     async def route(self, domain: str, wanted: config.Route) -> Route:
         """The route to a destination domain. Raises UnroutableError."""
@@ -130,12 +135,12 @@ class Router:
         for host in _shuffled(route.hosts):
             try:
                 addresses = await self._addresses(route, host, families)
+            except OurselvesError as error:
+                yield error
+                break  # whoever follows is not preferred to us: RFC 5321 5.1
             except UnroutableError as error:
                 yield error
                 continue
-            if self._settings.own_addresses.intersection(addresses):
-                yield UnroutableError("failed", loop_reply(f"{host.name} is this relay itself"))
-                break  # whoever follows is not preferred to us: RFC 5321 5.1
             for address in addresses:
                 if address in penalised:
                     later.append((host, address))
@@ -149,6 +154,8 @@ class Router:
             found = [host.name]
         else:
             found = await self._lookup(host.name, families)
+        if self._settings.own_addresses.intersection(found):
+            raise OurselvesError("failed", loop_reply(f"{host.name} is this relay itself"))
         usable: list[str] = []
         refused: list[str] = []
         for address in found:

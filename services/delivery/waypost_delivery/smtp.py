@@ -6,7 +6,6 @@ was decided, is followed by the next one; whatever is decided stays decided. Wha
 SiteBusyError, before anything is attempted.
 """
 
-import asyncio
 import time
 
 from .client_session import Dialer, Dialogue
@@ -24,13 +23,12 @@ class SmtpTransport:
     """`transport.Transport` over SMTP. Made inside a running event loop."""
 
     def __init__(self, settings: TransportSettings, resolver: Resolver | None = None) -> None:
-        self._clock = asyncio.get_running_loop().time
         self._resolver = resolver or Resolver(settings.dns)
         own_names = frozenset(name.lower() for name in (settings.hostname, *settings.own_names))
         self._shared = Shared(
             settings=settings,
             router=Router(self._resolver, settings),
-            dialer=Dialer(Contexts(settings.ca_file), own_names, settings.hostname, time.time),
+            dialer=Dialer(Contexts(settings.ca_file), own_names, settings.hostname),
             pool=Pool(settings),
         )
 
@@ -45,8 +43,8 @@ class SmtpTransport:
 
     async def deliver(self, job: Job) -> Attempted:
         """See `transport.Transport.deliver`."""
-        began = self._clock()
-        attempt = Attempt(job, Dialogue(began, self._clock))
+        began = time.monotonic()
+        attempt = Attempt(job, Dialogue(began))
         plan = job.plan
         try:
             _refuse_loop(job.content)
@@ -54,13 +52,13 @@ class SmtpTransport:
         except UnroutableError as error:
             attempt.dialogue.add("-", error.reply.text)
             attempt.undecided(RecipientOutcome(error.result, dated(error.reply)))
-            return attempt.result(self._clock() - began, site=job.domain)
+            return attempt.result(time.monotonic() - began, site=job.domain)
         site = self._shared.pool.site(route.site)
         tls = policy(plan.tls, route.smarthost)
         key = (tls, plan.ehlo, plan.ip_families, route.smarthost, plan.password)
         session = await site.take(key, plan.limits)
         await Run(self._shared, site, route, tls, key, attempt, session).run()
-        return attempt.result(self._clock() - began, site=route.site)
+        return attempt.result(time.monotonic() - began, site=route.site)
 
 
 def _refuse_loop(content: bytes) -> None:

@@ -1,6 +1,5 @@
 """One attempt at a site: from the slot that it holds to an outcome for every recipient."""
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -95,7 +94,6 @@ class Run:
         session: Session | None,
     ) -> None:
         self._shared = shared
-        self._clock = asyncio.get_running_loop().time
         self._site = site
         self._route = route
         self._tls = tls
@@ -107,7 +105,7 @@ class Run:
     async def run(self) -> None:
         """Decides about every recipient."""
         plan = self._attempt.job.plan
-        began = self._clock()
+        began = time.monotonic()
         candidates = self._shared.router.candidates(self._route, plan.ip_families, self._site.penalised())
         try:
             async with aclosing(candidates):
@@ -122,7 +120,7 @@ class Run:
             self._site.breaker.gave_up()
             self._site.drop(None)
         else:
-            self._site.give_back(self._session, self._clock() - began, plan.limits)
+            self._site.give_back(self._session, time.monotonic() - began, plan.limits)
 
     async def _work(self, candidates: Candidates) -> None:
         attempt = self._attempt
@@ -200,7 +198,7 @@ class Run:
         site, attempt = self._site, self._attempt
         plan, route = attempt.job.plan, self._route
         tls = self._tls
-        if tls.mode == "opportunistic" and site.plaintext.get(address, 0.0) > self._clock():
+        if tls.mode == "opportunistic" and site.plaintext.get(address, 0.0) > time.monotonic():
             tls = TlsPolicy("none")
         self._dials += 1
         try:
@@ -208,7 +206,7 @@ class Run:
         except PlaintextError:
             if len(site.plaintext) > _MOST_PLAINTEXT:
                 site.plaintext.clear()
-            site.plaintext[address] = self._clock() + _NO_TLS
+            site.plaintext[address] = time.monotonic() + _NO_TLS
             return await self._shared.dialer.dial(host, address, route.port, plan, TlsPolicy("none"), attempt.dialogue)
 
     def _judge(self, answered: bool, outcomes: list[RecipientOutcome]) -> None:
@@ -221,6 +219,6 @@ class Run:
             return
         limit = limits.connections or self._shared.settings.site_connections
         if any(throttles(outcome.reply) for outcome in outcomes if outcome.result == "deferred"):
-            site.window.bad(self._clock(), limit)
+            site.window.bad(time.monotonic(), limit)
         elif answered:
             site.window.good(limit)

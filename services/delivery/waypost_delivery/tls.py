@@ -5,6 +5,7 @@ plaintext. A smarthost that gets a password is verified, by name, against the tr
 """
 
 import ssl
+from functools import cached_property
 from typing import Literal
 
 from msgspec import Struct
@@ -34,19 +35,28 @@ def policy(floor: Literal["Opportunistic", "Encrypted"], smarthost: Smarthost | 
 
 
 class Contexts:
-    """The client contexts of the process. `ca_file` adds to the system's trust store."""
+    """The client contexts of the process, made when first needed. `ca_file` adds to the system's trust store."""
 
     def __init__(self, ca_file: str = "") -> None:
-        self._verified = ssl.create_default_context()
-        if ca_file:
-            self._verified.load_verify_locations(cafile=ca_file)
-        self._unverified = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        self._unverified.check_hostname = False
-        self._unverified.verify_mode = ssl.CERT_NONE
+        self._ca_file = ca_file
+
+    @cached_property
+    def _verified(self) -> ssl.SSLContext:
+        context = ssl.create_default_context()
+        if self._ca_file:
+            context.load_verify_locations(cafile=self._ca_file)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        return context
+
+    @cached_property
+    def _unverified(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
         # Mail servers with 1024-bit keys are still about: encrypted to them beats plaintext.
-        self._unverified.set_ciphers("DEFAULT:@SECLEVEL=0")
-        for context in (self._verified, self._unverified):
-            context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_ciphers("DEFAULT:@SECLEVEL=0")
+        return context
 
     def of(self, tls: TlsPolicy) -> ssl.SSLContext:
         return self._verified if tls.verify else self._unverified
