@@ -96,9 +96,15 @@ def _parse_fast(argument: str) -> tuple[Address, str] | None:
     if match is None:
         return None
     local, domain, parameters = match.groups()
+    address = plain_address(local, domain)
+    return None if address is None else (address, parameters or "")
+
+
+def plain_address(local: str, domain: str) -> Address | None:
+    """The address of a DOT_ATOM and a DOMAIN, if that settles it; None: ask `parse_address`."""
     if len(local) > MAX_LOCAL or len(domain) > _FAST_DOMAIN or domain[-1].isdigit():
         return None
-    return Address(f"{local}@{domain}", local, domain.lower()), parameters or ""
+    return Address(f"{local}@{domain}", local, domain.lower())
 
 
 def parse_address(text: str) -> Address:

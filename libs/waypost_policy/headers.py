@@ -22,8 +22,7 @@ _NAME = re.compile(rb"[!-9;-~]+[ \t]*:")  # RFC 5322 2.2, with 4.5's white space
 _FIELD = re.compile(
     rb"\n(?![ \t])[^!-9;-~\r\n]*(from|received|message-id|date|subject|return-path)[^!-9;-~\r\n]*:", re.IGNORECASE
 )
-_HOSTILE = re.compile(rb"[\x00\x0b\x0c]")
-_HOSTILE_NAMES: Final = {0: "NUL", 11: "a vertical tab", 12: "a form feed"}
+_HOSTILE: Final = ((b"\x00", "NUL"), (b"\x0b", "a vertical tab"), (b"\x0c", "a form feed"))
 _FOLD = re.compile(rb"\r\n(?=[ \t])")
 _MESSAGE_ID = re.compile(rb"<[!-;=?-~\x80-\xff]+>")
 
@@ -113,9 +112,9 @@ def scan(content: bytes, limit: int = MAX_HEADER) -> Headers | Answer:
 
 def _hostile(head: bytes) -> Answer | None:
     """Refuse what some reader takes for a line end and others do not (header injection)."""
-    found = _HOSTILE.search(head)
-    if found is not None:
-        return Replies.HOSTILE_HEADER(what=_HOSTILE_NAMES[found[0][0]])
+    for octet, name in _HOSTILE:
+        if octet in head:
+            return Replies.HOSTILE_HEADER(what=name)
     pairs = head.count(b"\r\n")
     if head.count(b"\r") != pairs or head.count(b"\n") != pairs + 1:
         return Replies.HOSTILE_HEADER(what="a bare CR or LF")

@@ -9,7 +9,7 @@ mean.
 import re
 from typing import Final
 
-from .addresses import DOMAIN, DOT_ATOM, Address, AddressError, parse_address
+from .addresses import DOMAIN, DOT_ATOM, Address, AddressError, parse_address, plain_address
 
 MAX_MAILBOXES: Final = 32
 
@@ -36,10 +36,11 @@ class MailboxError(ValueError):
 def parse_mailboxes(value: bytes) -> tuple[Address, ...]:
     """Every address in the (unfolded) value of a From field, in order. Raises MailboxError."""
     simple = _SIMPLE.match(value)
-    if simple is not None and b"=?" not in (simple[1] or simple[3]):
-        return (
-            _address((simple[0][simple.start(1) : simple.end(2)] if simple[1] else simple[0].strip()).decode("ascii")),
-        )
+    if simple is not None:
+        local, domain = (part.decode("ascii") for part in simple.groups() if part is not None)
+        address = None if "=?" in local else plain_address(local, domain)
+        if address is not None:
+            return (address,)
     text = value.decode("utf-8", "surrogateescape")
     mailboxes: list[Address] = []
     for element in _elements(_tokens(text)):

@@ -74,7 +74,7 @@ def authenticator(index):
             TOKEN + "y": TokensUnavailableError("no key set"),
         }
     )
-    lockouts = Lockouts(LockoutRules(per_address=50, per_user=5, per_pair=5, delay=0.02))
+    lockouts = Lockouts(LockoutRules(per_address=50, per_user=5, per_pair=5, delay=0.02, max_delay=0.04))
     one = Authenticator(
         lambda: index[0], passwords=PasswordChecker(threads=1), tokens=tokens, lockouts=lockouts, clock=lambda: 1000.0
     )
