@@ -1,4 +1,4 @@
-"""The CustomResourceDefinitions, out of the same models that validate here: structural schemas with defaults and CEL."""
+"""The CustomResourceDefinitions, out of the models that validate here: structural schemas with defaults and CEL."""
 
 from typing import Any
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
 from waypost_config.crd import definitions
 from waypost_config.destinationpolicy import DestinationPolicySpec
 from waypost_config.maildomain import MailDomainSpec
