@@ -1,14 +1,20 @@
 """One nats-server for the folder's tests, and labs on it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from tests.ingress.lab import LAYOUT, Lab, LabFactory
 from tests.support.nats import NatsServer, prepared
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The loop that services run on: its transports and TLS are its own."""
+    return {"uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture(scope="session")

@@ -47,7 +47,9 @@ async def test_envelope_and_chunk_go_in_one_group(lab: Lab) -> None:
     client = await lab.hello()
     content = HEADER + b"x\r\n"
     client.send(
-        b"MAIL FROM:<app@example.test>\r\nRCPT TO:<a@far.test>\r\nBDAT %d LAST\r\n" % len(content) + content + b"QUIT\r\n"
+        b"MAIL FROM:<app@example.test>\r\nRCPT TO:<a@far.test>\r\nBDAT %d LAST\r\n" % len(content)
+        + content
+        + b"QUIT\r\n"
     )
     assert [(await client.reply())[:3] for _ in range(4)] == ["250", "250", "250", "221"]
     assert len(await lab.mails()) == 1

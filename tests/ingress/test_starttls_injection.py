@@ -67,3 +67,18 @@ async def test_tls_1_1_is_refused(lab: Lab) -> None:
         context.maximum_version = ssl.TLSVersion.TLSv1_1
     with pytest.raises((ssl.SSLError, ConnectionError)):
         await asyncio.open_connection("127.0.0.1", lab.ports["submissions"], ssl=context)
+
+
+async def test_many_handshakes_at_once_lose_no_octet(lab: Lab) -> None:
+    async def handshake(listener: str) -> None:
+        client = await lab.connect(listener)
+        if listener != "submissions":
+            await client.hello()
+            assert (await client.say("STARTTLS")).startswith("220 ")
+            await client.start_tls(lab.authority.client_context())
+            assert (await client.say("EHLO client.test")).startswith("250-")
+        else:
+            await client.hello()
+
+    async with asyncio.timeout(20):
+        await asyncio.gather(*(handshake(listener) for listener in ("mx", "submission", "submissions") * 20))

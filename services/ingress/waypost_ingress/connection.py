@@ -142,23 +142,37 @@ class Connection(SMTP):
             if future is not None and not future.done():
                 future.set_exception(TimedOutError())
 
-    async def start_tls(self, context: ssl.SSLContext, timeout: float) -> None:
+    async def start_tls(self, context: ssl.SSLContext, timeout: float, *, ready: bytes = b"") -> None:
         """Goes over to TLS. Raises ClientGoneError when the handshake fails.
 
-        What the client sent in clear before the handshake is forgotten (RFC 3207 4.2): nothing is awaited between this
-        and the moment from which all that arrives goes to the handshake.
+        `ready` is the reply to STARTTLS: what the client sent in clear before it hears that is forgotten (RFC 3207 4.2).
+        Without one (implicit TLS) what has come already is the beginning of the handshake.
         """
+        await self.flush()
+        self._raise_if_ended()
+        plain = self.transport
+        # From here on nothing comes to us in clear: it waits in the kernel until the TLS layer reads.
+        plain.pause_reading()
+        self._read_paused = False
+        head = b"" if ready else bytes(self.buffer)
         self.buffer.clear()
-        if self._read_paused:
-            self._read_paused = False
-            self.transport.resume_reading()
+        if ready:
+            plain.write(ready)
+        handshake = self.loop.create_task(
+            self.loop.start_tls(plain, self, context, server_side=True, ssl_handshake_timeout=timeout)
+        )
         try:
-            transport = await self.loop.start_tls(
-                self.transport, self, context, server_side=True, ssl_handshake_timeout=timeout
-            )
+            if head:
+                # One turn of the loop puts the TLS layer in our place, the next one makes it ready; it reads after that.
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+                _feed(plain.get_protocol(), head)
+            transport = await handshake
         except (OSError, ssl.CertificateError) as error:  # ssl.SSLError is an OSError
             self.abort()
             raise ClientGoneError(str(error)) from error
+        finally:
+            handshake.cancel()
         if transport is None or self.closed:
             raise ClientGoneError
         self.transport = transport
@@ -195,3 +209,13 @@ class Connection(SMTP):
     def info(self, name: str) -> Any:
         """What the transport knows of itself, e.g. `peername`."""
         return self.transport.get_extra_info(name)
+
+
+def _feed(protocol: Any, data: bytes) -> None:
+    """Hands octets that came too early to the TLS layer, as the transport would (asyncio.BufferedProtocol)."""
+    while data:
+        room = memoryview(protocol.get_buffer(len(data)))
+        part = min(len(room), len(data))
+        room[:part] = data[:part]
+        protocol.buffer_updated(part)
+        data = data[part:]

@@ -197,9 +197,9 @@ class Dialogue(Connection):
             await self._pause(left)
         self.trusted_peer = False
 
-    async def _secure(self, certificates: Certificates) -> None:
+    async def _secure(self, certificates: Certificates, ready: bytes = b"") -> None:
         """TLS, then a session that begins anew (RFC 3207 4.2)."""
-        await self.start_tls(certificates.context, self.ingress.settings.tls_timeout)
+        await self.start_tls(certificates.context, self.ingress.settings.tls_timeout, ready=ready)
         if self.tls is not None:
             if is_foreign(self.tls):
                 log.info("session.foreign_protocol", peer=self.peer)
@@ -329,9 +329,7 @@ class Dialogue(Connection):
             self.answer(Replies.TLS_UNAVAILABLE())
         else:
             self.idle_command()
-            self.say(Replies.READY_FOR_TLS().line)
-            await self.flush()
-            await self._secure(certificates)
+            await self._secure(certificates, Replies.READY_FOR_TLS().line)
             # RFC 3207 4.2: what was known in clear is forgotten, the client's name too.
             self.abandon()
             self.helo, self.extended = "", False

@@ -94,8 +94,7 @@ class Ingress:
         self._ehlo: dict[tuple[Listener, bool], bytes] = {}
         self._ehlo_day = 0
         self._sessions: set[Dialogue] = set()
-        self._empty = asyncio.Event()
-        self._empty.set()
+        self._awaited: list[tuple[int, asyncio.Future[None]]] = []
         self._refusals: dict[str, int] = {}
         self._connections: dict[str, int] = {}
         self._open_counted = 0
@@ -114,18 +113,30 @@ class Ingress:
 
     def enter(self, session: Dialogue) -> None:
         self._sessions.add(session)
-        self._empty.clear()
         kind = session.listener.kind
         self._connections[kind] = self._connections.get(kind, 0) + 1
 
     def leave(self, session: Dialogue) -> None:
         self._sessions.discard(session)
-        if not self._sessions:
-            self._empty.set()
+        left = len(self._sessions)
+        for number, future in self._awaited:
+            if left <= number and not future.done():
+                future.set_result(None)
 
-    @property
-    def sessions(self) -> int:
-        return len(self._sessions)
+    def all_sessions(self) -> tuple[Dialogue, ...]:
+        """Those that are open."""
+        return tuple(self._sessions)
+
+    async def left_to(self, number: int) -> None:
+        """Returns once no more than `number` sessions are open."""
+        if len(self._sessions) <= number:
+            return
+        awaited = (number, self.loop.create_future())
+        self._awaited.append(awaited)
+        try:
+            await awaited[1]
+        finally:
+            self._awaited.remove(awaited)
 
     def full(self) -> bool:
         return len(self._sessions) > self.settings.connections
@@ -215,12 +226,12 @@ class Ingress:
         False when sessions were left after `timeout` seconds; they are cut off, and nothing of theirs got a 250.
         """
         self.draining = True
-        for session in list(self._sessions):
+        for session in self.all_sessions():
             session.wake()
         try:
-            await asyncio.wait_for(self._empty.wait(), timeout)
+            await asyncio.wait_for(self.left_to(0), timeout)
         except TimeoutError:
-            left = list(self._sessions)
+            left = self.all_sessions()
             log.warning("ingress.drain_incomplete", sessions=len(left))
             tasks = [session.task for session in left if session.task is not None]
             for session in left:
