@@ -57,6 +57,18 @@ class Document(msgspec.Struct, frozen=True):
         return self.lines.get((), self.line)
 
 
+def ambiguous(text: str) -> bool:
+    """Whether text without quotes would be something else than text to YAML 1.1 or to YAML 1.2."""
+    return bool(
+        text in _NULL
+        or text.lower() in _YAML_1_1
+        or text.lower() in _BOOLEAN
+        or _INTEGER.match(text)
+        or _OTHER_INTEGER.match(text)
+        or _FLOAT.match(text)
+    )
+
+
 def documents(file: str, text: str) -> list[Document]:
     """The documents of one file; empty ones are left out. What can't be read is in a document's `errors`."""
     out = []

@@ -3,6 +3,7 @@
 import pytest
 
 from waypost_config.reader import MAX_NODES, documents
+from waypost_config.writer import dump
 
 
 def data(text: str) -> object:
@@ -99,3 +100,16 @@ def test_what_is_nested_without_end_is_refused() -> None:
 
 def test_an_alias_to_itself_is_refused() -> None:
     assert errors("a: &a [*a]\n")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["on", "No", "y", "true", "null", "", "~", "17", "017", "1_000", "0x1f", "1e3", ".5", "a: b", "# x", "ü", "a\nb\n"],
+)
+def test_what_is_written_is_read_back_as_it_was(text: str) -> None:
+    value = {"labels": {"a": text, text or "empty": [text]}, "number": 17, "none": None, "truth": True}
+    assert data(dump(value)) == value
+
+
+def test_a_certificate_is_written_as_a_block() -> None:
+    assert dump({"ca.crt": "-----BEGIN\nabc\n"}) == "ca.crt: |\n  -----BEGIN\n  abc\n"

@@ -3,12 +3,8 @@
 They are manifests, so that `kubectl apply -f` takes them to a cluster later.
 """
 
-import io
 import os
 from pathlib import Path
-
-from ruamel.yaml import YAML
-from ruamel.yaml.scalarstring import LiteralScalarString
 
 from waypost_config.credentials import (
     MADE_BY,
@@ -20,6 +16,7 @@ from waypost_config.credentials import (
     sender_login,
 )
 from waypost_config.resources import Secret
+from waypost_config.writer import dump
 
 
 def path_of(folder: Path, wanted: WantedSecret) -> Path:
@@ -50,17 +47,11 @@ def refresh(folder: Path, secret: Secret, server: Server) -> bool:
 def _write(folder: Path, wanted: WantedSecret, password: str, server: Server) -> Path:
     path = path_of(folder, wanted)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    manifest = credential_manifest(wanted, password, server)
-    if server.ca:
-        manifest["stringData"]["ca.crt"] = LiteralScalarString(server.ca)
-    yaml = YAML()
-    yaml.default_flow_style = False
-    text = io.StringIO()
-    yaml.dump(manifest, text)
+    text = dump(credential_manifest(wanted, password, server))
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text.getvalue())
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     fresh.replace(path)
