@@ -22,7 +22,7 @@ from argon2.low_level import Type, verify_secret
 
 MAX_MEMORY: Final = 256 * 1024 * 1024  # octets that one verification may take
 _SCRYPT = re.compile(r"\$scrypt\$ln=(\d{1,2}),r=(\d{1,2}),p=(\d{1,2})\$([A-Za-z0-9+/]+)\$([A-Za-z0-9+/]+)\Z")
-NOBODY: Final = "$argon2id$v=19$m=65536,t=3,p=4$3tJwGyVRoSvFqKPw+zmvFQ$gDhVXDrtMMjWUtFI2zkbVlPAzuVEQVVODPKDLo5XUD0"
+NOBODY: Final = "$argon2id$v=19$m=19456,t=2,p=1$IKCcEjjhbheg5qL48aiOmw$TgS9u67Sxz132GxEBPvpY/Ljv/VdlYfW5lTDCyB8RNo"
 """What an unknown user is checked against while there is no other hash; no password is known for it."""
 
 
