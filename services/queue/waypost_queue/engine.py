@@ -15,6 +15,7 @@ import structlog
 from msgspec import Struct, structs
 
 from . import codec, tickets
+from .background import end
 from .clock import StreamClock
 from .errors import OwnershipLostError, StoreError
 from .held import Held, KeepAlive
@@ -147,15 +148,11 @@ class Engine:
             _, late = await asyncio.wait(self._jobs, timeout=timeout)
             if late:
                 log.warning("engine.drain_cut", messages=len(late), effect="they come back to another worker")
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+            await end(late)
         for settler, scanner, _ in self._shards.values():
             await settler.close(5.0)
             await scanner.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
         await self._room.close()
 
     def stats(self) -> Stats:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 import structlog
 
 from . import codec, subjects
+from .background import end
 from .errors import ApiError, StoreError
 from .model import Report, SettleBatch, Settlement
 from .store import Store, Stored
@@ -81,8 +82,7 @@ class Scanner:
 
     async def close(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end([self._task])
 
     async def _ask(self, outcomes: Outcomes, since: float, after: int) -> None:
         ask = _Ask(outcomes, since, after)

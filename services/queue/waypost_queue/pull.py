@@ -25,6 +25,7 @@ from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 
 from . import subjects
+from .background import end
 from .errors import ApiError, StoreError
 from .held import Held
 from .store import Store
@@ -177,7 +178,6 @@ class Puller:
         self._dirty: dict[Lane, None] = {}
         self._wake = asyncio.Event()
         self._unprepared = asyncio.Event()
-        self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
         for lane in self.lanes:
             lane.budget.lanes += 1
@@ -198,10 +198,7 @@ class Puller:
 
     async def stop(self) -> None:
         """No message comes in any more; what is in hand stays in hand."""
-        self._stopping = True
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
         for pull in list(self._pulls):
             self._end(pull)
         await self._unsubscribe()
@@ -361,7 +358,11 @@ class Puller:
                 self._unprepared.clear()
                 # another stream's task may clear the event just after it was set for this one: look again by itself
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._unprepared.wait(), 1.0)
+                    async with asyncio.timeout(1.0):
+                        await self._unprepared.wait()
+                continue
+            if not self._store.connected:
+                await asyncio.sleep(0.05)
                 continue
             now = time.monotonic()
             due = [lane for lane in todo if lane.retry_at <= now]

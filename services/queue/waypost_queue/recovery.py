@@ -98,7 +98,8 @@ async def check_body(job: Job, mail: str, bundle: int, groups: Sequence[tuple[st
     store, shard, seq = job.shared.store, job.shard, job.held.seq
     from_bundle = job.lane.kind == "bundle"
     try:
-        if not (from_bundle and seq == bundle) and await store.at(subjects.intake_stream(shard), bundle) is not None:
+        acked_just_now = from_bundle and seq == bundle
+        if bundle and not acked_just_now and await store.at(subjects.intake_stream(shard), bundle) is not None:
             return
         reached("purge_between")
         for domain, n in groups:

@@ -12,6 +12,7 @@ import opentelemetry.metrics
 import structlog
 
 from . import codec, subjects
+from .background import end
 from .errors import FullError, StoreError
 from .model import SettleBatch
 from .store import Store
@@ -70,5 +71,4 @@ class Room:
 
     async def close(self) -> None:
         if self._probe is not None:
-            self._probe.cancel()
-            await asyncio.gather(self._probe, return_exceptions=True)
+            await end([self._probe])

@@ -11,6 +11,7 @@ import opentelemetry.metrics
 import structlog
 
 from . import codec, subjects
+from .background import end
 from .errors import ApiError, FullError, StoreError
 from .model import SettleBatch, Settlement
 from .room import Room
@@ -111,5 +112,4 @@ class Settler:
             _, late = await asyncio.wait([writer], timeout=timeout)
             for task in late:
                 log.error("settle.unwritten", shard=self._shard, outcomes=self._outcomes, effect="may be sent again")
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+                await end([task])

@@ -29,7 +29,6 @@ POINTS = (
         "before_ack",
     ),
     *(
-        "before_ack",
         "after_ack",
         "purge_between",
         "before_purge",

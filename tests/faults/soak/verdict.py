@@ -42,7 +42,7 @@ class Verdict(msgspec.Struct, kw_only=True):
     def line(self) -> str:
         """One line for people."""
         counts = (
-            f"{self.mails} mails; {self.worker_kills} worker kills, {self.stops} stops, {self.server_kills} of servers: "
+            f"{self.mails} mails; {self.worker_kills} worker, {self.server_kills} server kills, {self.stops} stops: "
             f"lost {len(self.lost)}, twice {len(self.twice)} (+{self.in_flight} in flight), "
             f"double DSNs {len(self.double_dsns)}, both {len(self.both)}, without body {self.without_body}, "
             f"orphans {self.orphans}, crashes {self.crashes}"
