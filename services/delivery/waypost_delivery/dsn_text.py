@@ -146,7 +146,7 @@ def _fate(kind: ReportKind, result: str, reply: Reply, addresses: Sequence[str])
         lines.append(_entry("What happened", what))
     said = quote(reply)
     if said:
-        lines.append(_entry("What we noted" if not (reply.code and reply.mta) else "What it said", said))
+        lines.append(_entry("It said" if reply.code and reply.mta else "We noted", said))
     if reply.mta:
         lines.append(_entry("Mail server", reply.mta + (f" [{reply.address}]" if reply.address else "")))
     if kind == "failure":
