@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -81,8 +82,11 @@ class Run:
         # the server's wall clock against the monotonic one of the ledger
         self.ahead = time.time() - time.monotonic()
 
-    def note(self, worker: str, event: str) -> None:
-        os.write(self._events, json.dumps({"at": time.monotonic(), "worker": worker, "event": event}).encode() + b"\n")
+    def note(self, worker: str, event: str, began: float | None = None) -> None:
+        """A fault took effect somewhen between `began` and now."""
+        now = time.monotonic()
+        row = {"at": now if began is None else began, "end": now, "worker": worker, "event": event}
+        os.write(self._events, json.dumps(row).encode() + b"\n")
 
     # -- processes
 
@@ -189,8 +193,10 @@ class Run:
             place = self.dice.randrange(WORKERS)
             process, name = self.workers[place]
             if kind == "w":
-                self.note(name, "kill")
+                began = time.monotonic()
                 process.kill()
+                await asyncio.to_thread(process.wait)
+                self.note(name, "kill", began)
                 await asyncio.sleep(self.dice.uniform(0.4, 1.5))
             elif kind == "e":
                 process.terminate()
@@ -205,18 +211,21 @@ class Run:
 
     async def stop_worker(self, process: subprocess.Popen[bytes], name: str) -> None:
         if process.poll() is None:
-            self.note(name, "stop")
-            process.send_signal(19)  # SIGSTOP
+            began = time.monotonic()
+            process.send_signal(signal.SIGSTOP)
+            await asyncio.to_thread(os.waitid, os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+            self.note(name, "stop", began)
             await asyncio.sleep(TIMING.ack_wait * self.dice.choice((0.8, 1.2, 1.5, 2.1)))
             if process.poll() is None:
-                process.send_signal(18)  # SIGCONT
+                process.send_signal(signal.SIGCONT)
 
     async def kill_servers(self, places: "list[int] | range") -> None:
-        self.note("server", "kill")
+        began = time.monotonic()
         for place in places:
             self.servers[place].kill()
         for place in places:
             await asyncio.to_thread(self.servers[place].wait)
+        self.note("server", "kill", began)
         await asyncio.sleep(self.dice.choice((0, 0.1, 0.5, 1.5, 3.5)))
         for place in places:
             self.servers[place] = self.start_server(place)

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 Key = tuple[str, int]
+Span = tuple[float, float]  # a fault took effect somewhen in it
 
 
 class Verdict(msgspec.Struct, kw_only=True):
@@ -62,10 +63,10 @@ def judge(
 ) -> None:
     """Fills in the verdict. `settled`: per recipient (time, result, the remote's count, worker) of each outcome."""
     ledger, events = rows(folder / "ledger.jsonl"), rows(folder / "events.jsonl")
-    faults: dict[str, list[float]] = defaultdict(list)
+    faults: dict[str, list[Span]] = defaultdict(list)
     for event in events:
         if event["event"] in ("kill", "stop"):
-            faults[event["worker"]].append(event["at"])
+            faults[event["worker"]].append((event["at"], event.get("end", event["at"])))
         if event["worker"] == "server":
             verdict.server_kills += event["event"] == "kill"
         else:
@@ -101,7 +102,7 @@ def excused(
     later: dict[str, Any],
     attempts: list[dict[str, Any]],
     settled: list[tuple[float, str, int, str]],
-    faults: Mapping[str, list[float]],
+    faults: Mapping[str, list[Span]],
 ) -> bool:
     """Whether the first delivery was in flight at a fault."""
     mine = [at for at, result, number, worker in settled if (result, number, worker) == _outcome(first)]
@@ -114,11 +115,15 @@ def excused(
     ]
     look = min(min(others, key=lambda row: row["at"], default=later)["looked"], later["looked"])
     in_time = on_disk < look  # whoever came next could have seen the outcome
-    if any(first["began"] <= at <= end for at in faults[first["worker"]]) and not in_time:
+    if _meet(faults[first["worker"]], first["began"], end) and not in_time:
         return True
-    if any(later["began"] - 0.01 <= at <= later["at"] for at in faults[later["worker"]] + faults["server"]):
+    if _meet(faults[later["worker"]] + faults["server"], later["began"] - 0.01, later["at"]):
         return True
-    return any(first["began"] - 0.005 <= at <= end for at in faults["server"]) and not in_time
+    return _meet(faults["server"], first["began"] - 0.005, end) and not in_time
+
+
+def _meet(faults: list[Span], began: float, end: float) -> bool:
+    return any(fault_began <= end and began <= fault_end for fault_began, fault_end in faults)
 
 
 def _outcome(row: dict[str, Any]) -> tuple[str, int, str]:
