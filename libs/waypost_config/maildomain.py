@@ -44,11 +44,13 @@ def _cidr(self: Mapping[str, Any]) -> Path | None:
         return ("cidr",) if "cidr" in self else None
     if "cidr" not in self:
         return ()
+    address, _, prefix = self["cidr"].partition("/")
     try:
         network = ipaddress.ip_network(self["cidr"], strict=False)
     except ValueError:
         return ("cidr",)
-    return None if "/" in self["cidr"] and network.prefixlen >= SMALLEST_NETWORK else ("cidr",)
+    written = prefix.isdecimal() and prefix.isascii() and "%" not in address  # a netmask or a zone is no CIDR
+    return None if written and network.prefixlen >= SMALLEST_NETWORK else ("cidr",)
 
 
 class Subject(Model, frozen=True):

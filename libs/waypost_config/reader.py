@@ -198,7 +198,7 @@ class _Build:
         if _OTHER_INTEGER.match(text):
             self._error(
                 node,
-                "a number that begins with 0, 0x, 0o or 0b or holds _ is another one to YAML 1.1 than to YAML 1.2; "
+                "a number that begins with 0, 0x, 0o or 0b or holds _ is not the same number to every reader of YAML; "
                 "put it in quotes, or write it in decimal",
                 path,
             )

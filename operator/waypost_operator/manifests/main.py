@@ -8,7 +8,6 @@ from pydantic import ValidationError
 from waypost_config import devtoken
 from waypost_config.compiler import Settings
 from waypost_config.credentials import Server
-from waypost_queue import heartbeat
 from waypost_queue.configwatch import ConfigWatch
 from waypost_queue.connect import UnfitError, open_store
 from waypost_queue.errors import StoreError
@@ -17,6 +16,7 @@ from waypost_queue.store import Store
 from waypost_runtime import health, logs, metrics, process
 from waypost_runtime.health import Health
 
+from .beats import Beats
 from .reading import Reading
 from .reconciler import Reconciler
 from .settings import ManifestsSettings
@@ -45,11 +45,11 @@ async def run(settings: ManifestsSettings, stop: asyncio.Event) -> int:
         issuer=devtoken.ISSUER,
     )
     server = Server(settings.submission_host, settings.submission_port, ca)
-    watch, beats = ConfigWatch(store), heartbeat.Watch(store)
+    watch, beats = ConfigWatch(store), Beats(store)
     shell = Shell(
         Reconciler(store, watch, reading, sealer, compiling, secrets_dir=settings.secrets_dir, server=server),
         reading.watched,
-        lambda: _running(beats),
+        beats.running,
     )
     try:
         async with health.serve(_health(store, shell), settings.http_host, settings.http_port):
@@ -65,10 +65,6 @@ async def run(settings: ManifestsSettings, stop: asyncio.Event) -> int:
         await watch.close()
         await store.close()
     return 1 if store.fatal else 0
-
-
-def _running(beats: heartbeat.Watch) -> dict[str, list[int]]:
-    raise NotImplementedError
 
 
 def _health(store: Store, shell: Shell) -> Health:

@@ -40,9 +40,12 @@ def numbered(manifests: Manifests, stored: Mapping[Key, StoredObject], now: floa
 
 def programmed(generation: int, pods: Pods) -> Fact:
     """Whether every process of ingress and delivery runs it."""
+    if not pods:
+        text = f"Generation {generation} is published; no process of ingress or delivery says yet that it runs it."
+        return Fact("Programmed", "Unknown", "Pending", text)
     said = ", ".join(f"{service} {running}/{total}" for service, (running, total) in pods.items())
     text = f"Generation {generation} runs on {said} pods."
-    if pods and all(0 < total == running for running, total in pods.values()):
+    if all(0 < total == running for running, total in pods.values()):
         return Fact("Programmed", "True", "Programmed", text)
     return Fact("Programmed", "False", "Pending", text)
 
