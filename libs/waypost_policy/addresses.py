@@ -214,6 +214,8 @@ def _literal(domain: str) -> str:
 @lru_cache(maxsize=4096)
 def _to_a_labels(domain: str) -> str:
     """IDNA 2008 after UTS 46 mapping (RFC 5891; RFC 6531 3.7.1)."""
+    if not domain.isprintable():  # UTS 46 would drop what nobody sees, and other readers would not
+        raise AddressError("the domain holds a control or invisible character")
     try:
         name = idna.encode(domain, uts46=True).decode("ascii").lower()
     except UnicodeError as error:  # idna.IDNAError is one; surrogates raise the base class

@@ -87,7 +87,7 @@ def scan(content: bytes, limit: int = MAX_HEADER) -> Headers | Answer:
                 has_date = True
             case b"subject":
                 subject = subject or head[start:stop]
-            case _:
+            case _ if match.start(1) == match.start() + 1:  # disguised, it is none and stays as it came
                 return_paths.append((match.start(), min(stop + 1, end)))
     if len(authors) > 1:
         return Replies.MANY_FROM(count=len(authors))
