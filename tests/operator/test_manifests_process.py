@@ -5,18 +5,22 @@ import json
 import os
 import signal
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pytest
 from tests.config.support import domain
-from tests.support.nats import NatsServer
+from tests.support.nats import LAYOUT, NatsServer
 from tests.support.wait import eventually
 
 from waypost_config import devtoken
 from waypost_config.status import STATUS_PREFIX, StoredObject
-from waypost_queue import codec
+from waypost_queue import codec, natsconf
 from waypost_queue.configwatch import ConfigWatch
 from waypost_queue.kv import Bucket
 from waypost_queue.model import Wire
+from waypost_queue.permissions import SERVICES, inbox_prefix, permissions
+from waypost_queue.service import admin
 from waypost_queue.store import Store
 
 START = "from waypost_operator.manifests.main import main; raise SystemExit(main())"
@@ -29,6 +33,24 @@ class _Beat(Wire, frozen=True):
     ready: bool = True
 
 
+USERS = tuple(natsconf.User(name=name, password=name, permissions=permissions(name, 1)) for name in SERVICES)
+
+
+@pytest.fixture
+async def nats_server(tmp_path: Path) -> AsyncIterator[NatsServer]:
+    """With one user a service, each with its own permissions: the process gets by with its own."""
+    async with NatsServer(tmp_path / "nats", users=USERS, system_user="system", system_password="sys") as server:
+        yield server
+
+
+@pytest.fixture
+async def store(nats_server: NatsServer) -> Store:
+    """That of the queue service, which makes the streams."""
+    store = await nats_server.connect(user="queue", password="queue", inbox_prefix=inbox_prefix("queue"))
+    await admin.apply(store, LAYOUT)
+    return store
+
+
 async def test_the_process_publishes_a_folder_is_ready_and_ends_on_sigterm(
     nats_server: NatsServer, store: Store, tmp_path: Path
 ) -> None:
@@ -39,7 +61,10 @@ async def test_the_process_publishes_a_folder_is_ready_and_ends_on_sigterm(
         "WAYPOST_NATS_URL": nats_server.url,
         "WAYPOST_MANIFESTS": str(folder),
         "WAYPOST_DATA_DIR": str(data),
-        "WAYPOST_ALLOW_WEAK_DURABILITY": "true",
+        "WAYPOST_NATS_USER": "manifests",
+        "WAYPOST_NATS_PASSWORD": "manifests",
+        "WAYPOST_NATS_SYSTEM_USER": "system",
+        "WAYPOST_NATS_SYSTEM_PASSWORD": "sys",
         "WAYPOST_HTTP_PORT": "0",
     }
     log = (tmp_path / "log").open("wb")
