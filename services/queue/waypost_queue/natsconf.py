@@ -6,10 +6,12 @@ that stopped (SIGSTOP, a lost node) free its pull requests soon.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
+
+from .permissions import Permissions
 
 MAX_PAYLOAD: Final = 8 << 20  # octets
 ACCOUNT: Final = "WAYPOST"
@@ -20,7 +22,7 @@ class User(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     password: str
-    permissions: Mapping[str, Sequence[str]]
+    permissions: Permissions
 
 
 def render(
@@ -78,5 +80,4 @@ def render(
 
 
 def _user(user: User) -> dict[str, Any]:
-    permissions = {kind: list(subjects) for kind, subjects in user.permissions.items()}
-    return {"user": user.name, "password": user.password, "permissions": permissions}
+    return {"user": user.name, "password": user.password, "permissions": user.permissions}

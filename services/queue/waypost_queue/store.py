@@ -12,7 +12,6 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-import nats
 import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -98,6 +97,7 @@ class Store:
         self.reconnected_at: float | None = None  # monotonic
         self._nc: Client | None = None
         self._closing = False
+        self._last_error = ""
         self._on_reconnect: list[Callable[[], Awaitable[None]]] = []
         self.died: asyncio.Event = asyncio.Event()  # the connection is closed for good: the process must end
         self.fatal = ""  # why
@@ -120,34 +120,54 @@ class Store:
         self._on_reconnect.append(callback)
         return lambda: self._on_reconnect.remove(callback)
 
-    async def connect(self) -> None:
-        """Connects, or raises UnavailableError; once connected it reconnects for ever.
+    async def connect(self, timeout: float | None = None) -> None:
+        """Connects, or raises UnavailableError after `timeout` seconds (None: that of the options); once connected it reconnects for ever.
 
         pending_size=0: otherwise a publish that timed out in an outage could still be stored later.
         """
         options = self.options
+        nc = Client()
+        settings: dict[str, Any] = {
+            "servers": list(options.servers),
+            "name": options.name,
+            "user": options.user,
+            "password": options.password,
+            "user_credentials": options.credentials_file,
+            "inbox_prefix": options.inbox_prefix.encode(),
+            "connect_timeout": options.connect_timeout,
+            "pending_size": 0,
+            "max_reconnect_attempts": -1,
+            "reconnect_time_wait": 0.25,
+            "ping_interval": 10,
+            "max_outstanding_pings": 2,
+            "error_cb": self._error,
+            "disconnected_cb": self._disconnected,
+            "reconnected_cb": self._reconnected,
+            "closed_cb": self._closed,
+            "allow_reconnect": True,
+        }
         try:
-            self._nc = await nats.connect(
-                list(options.servers),
-                name=options.name,
-                user=options.user,
-                password=options.password,
-                user_credentials=options.credentials_file,
-                inbox_prefix=options.inbox_prefix.encode(),
-                connect_timeout=options.connect_timeout,
-                pending_size=0,
-                max_reconnect_attempts=-1,
-                reconnect_time_wait=0.25,
-                ping_interval=10,
-                max_outstanding_pings=2,
-                error_cb=self._error,
-                disconnected_cb=self._disconnected,
-                reconnected_cb=self._reconnected,
-                closed_cb=self._closed,
-                allow_reconnect=True,
-            )
+            # Its own connect would try for ever as well.
+            async with asyncio.timeout(timeout or options.connect_timeout):
+                await nc.connect(**settings)
         except (NatsError, OSError, TimeoutError) as error:
-            raise UnavailableError(f"no NATS at {', '.join(options.servers)}: {error}") from error
+            reason = self._last_error or str(error) or type(error).__name__
+            await self._abandon(nc)
+            raise UnavailableError(f"no NATS at {', '.join(options.servers)}: {reason}") from error
+        except asyncio.CancelledError:
+            await self._abandon(nc)
+            raise
+        self._nc = nc
+
+    async def _abandon(self, nc: Client) -> None:
+        """Closes a connection that never came about; its `closed` is no news."""
+        closing, self._closing = self._closing, True
+        try:
+            await nc.close()
+        except (OSError, NatsError) as error:
+            log.debug("nats.close", error=str(error))
+        finally:
+            self._closing = closing
 
     async def close(self) -> None:
         self._closing = True
@@ -158,10 +178,14 @@ class Store:
                 log.debug("nats.close", error=str(error))
 
     async def _error(self, error: Exception) -> None:
-        text = str(error)
-        log.warning("nats.error", error=text or type(error).__name__)
+        text = str(error) or type(error).__name__
+        if self.connected or text != self._last_error:  # one attempt to reconnect fails as the other
+            log.warning("nats.error", error=text)
+        self._last_error = text
         if "permissions violation" in text.lower():
-            self._die(f"NATS refuses what this service needs: {text}")
+            self.die(f"NATS refuses what this service needs: {text}")
+        elif "authorization violation" in text.lower() and self._nc is not None:
+            self.die("NATS no longer takes this service's password: start again with the new one")
 
     async def _disconnected(self) -> None:
         self.epoch += 1
@@ -176,9 +200,10 @@ class Store:
 
     async def _closed(self) -> None:
         if not self._closing:
-            self._die("the connection to NATS was closed for good (its password or permissions changed?)")
+            self.die("the connection to NATS was closed for good (its password or permissions changed?)")
 
-    def _die(self, why: str) -> None:
+    def die(self, why: str) -> None:
+        """Says that this connection must not be used any more; `died` ends the process."""
         if not self.died.is_set():
             self.fatal = why
             log.error("nats.died", reason=why)
