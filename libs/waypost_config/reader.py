@@ -7,6 +7,7 @@ YAML is composed into nodes by ruamel and resolved here, by rules that mean the 
 The documents of a file are split first, as kubectl does, so that one broken document leaves the others readable.
 """
 
+import io
 import re
 from collections.abc import Iterator
 from typing import Any, Final
@@ -83,7 +84,7 @@ def _split(text: str) -> Iterator[tuple[int, str]]:
     """(line number of its first line, text) of each document."""
     start = 1
     part: list[str] = []
-    for number, line in enumerate(text.splitlines(keepends=True), 1):
+    for number, line in enumerate(io.StringIO(text, newline="\n"), 1):
         if line.startswith("---") and (len(line) == 3 or line[3] in " \t\r\n"):
             yield start, "".join(part)
             start, part = number, [line[3:] if line[3:].strip() else "\n"]

@@ -122,7 +122,7 @@ def parse(data: dict[str, Any], *, file: str = "", line: int = 0) -> tuple[Resou
     """The typed object, or None and its flaws. Only a flawless object comes back."""
     flaws: list[Flaw] = []
     kind = data.get("kind")
-    if kind not in _API:
+    if not isinstance(kind, str) or kind not in _API:
         known = "MailDomain and DestinationPolicy"
         return None, [Flaw(("kind",), f"{GROUP} has no kind {shown(kind)}; it has {known}")]
     if data.get("apiVersion") != _API[kind]:

@@ -27,5 +27,5 @@ def _quoted(value: Any) -> Any:
     if isinstance(value, str):
         if "\n" in value and all(line.isprintable() for line in value.split("\n")):
             return LiteralScalarString(value)
-        return DoubleQuotedScalarString(value) if ambiguous(value) else value
+        return DoubleQuotedScalarString(value) if ambiguous(value) or not value.isprintable() else value
     return value
