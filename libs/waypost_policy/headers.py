@@ -14,7 +14,7 @@ from .addresses import Address
 from .mailboxes import MailboxError, parse_mailboxes
 from .replies import Answer, Replies
 
-MAX_HEADER: Final = 100 * 1024  # octets; the attack matrix' "huge headers"
+MAX_HEADER: Final = 100 * 1024  # octets
 MAX_SUBJECT: Final = 200  # characters, for people
 _MAX_MESSAGE_ID: Final = 998  # octets, RFC 5322 2.1.1
 

@@ -96,6 +96,17 @@ def test_failures_of_long_ago_are_forgotten():
     assert lockouts.delay(HERE, "app", NOW + 601) == 0
 
 
+def test_stale_tokens_are_slowed_down_and_lock_nobody():
+    lockouts = Lockouts()
+    assert fail(lockouts, 500, user="") == 0
+    assert lockouts.delay(HERE, "", NOW) == 8
+    assert lockouts.begin(HERE, "app", NOW) == 0
+    assert lockouts.delay(HERE, "app", NOW) == 0
+    lockouts.succeeded(HERE, "", NOW)
+    assert lockouts.begin(HERE, "", NOW) == 0
+    assert lockouts.delay(HERE, "", NOW) == 0
+
+
 def test_memory_is_bounded():
     lockouts = Lockouts(capacity=100)
     for number in range(1000):

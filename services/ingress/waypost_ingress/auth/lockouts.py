@@ -4,6 +4,8 @@ Failures count for the address, the user name (whether it exists or not: no orac
 on, the reply is delayed; past the limit, address or user is locked for a while. A pair that has logged in before passes
 the locks of others, so that nobody locks a user out by guessing at it, nor a whole cluster behind one address by one
 wrong Secret; its own failures still count. An attempt counts before it is verified, so that many at once gain nothing.
+A token can't be guessed: refusing one is delayed, but locks nothing, or one pod's stale token would lock all others
+behind the same address.
 """
 
 import ipaddress
@@ -12,8 +14,9 @@ from typing import Any, Final, TypeVar
 
 from msgspec import Struct
 
-_FIRST_DELAYED: Final = 3  # the third failure, facts: AUTH brute force
+_FIRST_DELAYED: Final = 3  # of the failures, the first whose reply is kept back
 _KNOWN_FOR: Final = 86400.0  # seconds that a successful pair is remembered
+_NEVER: Final = 1 << 30  # failures
 _Key = TypeVar("_Key", bound=Hashable)
 
 
@@ -52,7 +55,7 @@ class Lockouts:
     def begin(self, address: str, user: str, now: float) -> float:
         """Seconds for which this attempt is locked out; 0.0: go on, and the attempt counts as failed until `succeeded`.
 
-        `user` is "" for a token, which has no name before it is verified and can't be guessed.
+        `user` is "" for a token, which has no name before it is verified.
         """
         network = _network(address)
         pair = (network, user)
@@ -100,13 +103,16 @@ class Lockouts:
                 tally.failures = limit - 1
 
     def _tallies(self, network: str, user: str, now: float) -> list[tuple[_Tally, int]]:
-        """Address, user and pair with their limits; the pair last."""
+        """Address, user and pair with their limits, the pair last; of a token (no user) the pair alone."""
         rules = self._rules
-        tallies = [(self._tally(self._addresses, network, now), rules.per_address)]
-        if user:
-            tallies.append((self._tally(self._users, user, now), rules.per_user))
-            tallies.append((self._tally(self._pairs, (network, user), now), rules.per_pair))
-        return tallies
+        pair = self._tally(self._pairs, (network, user), now)
+        if not user:
+            return [(pair, _NEVER)]
+        return [
+            (self._tally(self._addresses, network, now), rules.per_address),
+            (self._tally(self._users, user, now), rules.per_user),
+            (pair, rules.per_pair),
+        ]
 
     def _tally(self, tallies: dict[_Key, _Tally], key: _Key, now: float) -> _Tally:
         tally = tallies.get(key)
