@@ -14,6 +14,7 @@ async def ended(client: Client, code: str) -> None:
     """The next reply is `code`, and the last."""
     assert (await client.reply()).startswith(code)
     assert await client.closed()
+    await client.close()
 
 
 async def test_a_command_line_without_end_is_cut_off(lab: Lab) -> None:

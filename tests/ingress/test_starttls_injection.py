@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+import warnings
 
 import pytest
 from tests.ingress.lab import Lab
@@ -62,9 +63,9 @@ async def test_tls_1_1_is_refused(lab: Lab) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    with pytest.warns(DeprecationWarning):
-        context.minimum_version = ssl.TLSVersion.TLSv1_1
-        context.maximum_version = ssl.TLSVersion.TLSv1_1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
     with pytest.raises((ssl.SSLError, ConnectionError)):
         await asyncio.open_connection("127.0.0.1", lab.ports["submissions"], ssl=context)
 

@@ -145,8 +145,8 @@ class Connection(SMTP):
     async def start_tls(self, context: ssl.SSLContext, timeout: float, *, ready: bytes = b"") -> None:
         """Goes over to TLS. Raises ClientGoneError when the handshake fails.
 
-        `ready` is the reply to STARTTLS: what the client sent in clear before it hears that is forgotten (RFC 3207 4.2).
-        Without one (implicit TLS) what has come already is the beginning of the handshake.
+        `ready` is the reply to STARTTLS: what the client sent in clear before it hears that is forgotten (RFC 3207
+        4.2). Without one (implicit TLS) what has come already is the beginning of the handshake.
         """
         await self.flush()
         self._raise_if_ended()
@@ -163,7 +163,7 @@ class Connection(SMTP):
         )
         try:
             if head:
-                # One turn of the loop puts the TLS layer in our place, the next one makes it ready; it reads after that.
+                # One turn of the loop puts the TLS layer in our place, the next makes it ready; it reads after that.
                 await asyncio.sleep(0)
                 await asyncio.sleep(0)
                 _feed(plain.get_protocol(), head)

@@ -9,6 +9,7 @@ any group from a client that was never told of PIPELINING.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
@@ -16,6 +17,7 @@ import structlog
 
 from waypost_policy.acceptance import Party
 from waypost_policy.identity import Identity
+from waypost_policy.index import ConfigIndex
 from waypost_policy.replies import Answer, Replies
 
 from . import proxy
@@ -87,6 +89,7 @@ class Dialogue(Connection):
         self.errors = 0
         self.idle_commands = 0
         self.at_rest = False  # waiting for a command, nothing half done
+        self._index: ConfigIndex | None = None  # by which `identity` was looked up
         self._counted = ""  # key in the per-address count
 
     # -- life
@@ -140,8 +143,8 @@ class Dialogue(Connection):
             self.answer(Replies.TOO_MANY_CONNECTIONS(scope=f"from {self.peer}"))
         self._counted = key
         if self.trusted_peer:
-            self.identity = ingress.index().network(self.peer)
-        self.party = Party(self.identity, self.listener.kind)
+            ingress.gate.seen(self.peer, time.time())
+            self.look_up_network()
         if self.listener.implicit_tls:
             if ingress.certificates is None:
                 raise HangUpError(linger=False)
@@ -161,6 +164,15 @@ class Dialogue(Connection):
             log.info("session.not_ready", reason=not_ready)
             self.answer(Replies.NOT_READY())
         self.say(ingress.greeting)
+
+    def look_up_network(self) -> None:
+        """What the peer's address is worth under the configuration of now; what AUTH proved is worth more."""
+        index = self.ingress.index()
+        if index is self._index or not self.trusted_peer or (self.identity and self.identity.authenticated):
+            return
+        self._index = index
+        self.identity, hidden = self.ingress.network(self.peer)
+        self.party = Party(self.identity, self.listener.kind, hidden)
 
     async def _pause(self, seconds: float) -> None:
         """Waits for `seconds`, or until the client says something more."""

@@ -14,7 +14,9 @@ import opentelemetry.metrics
 import structlog
 from msgspec import Struct
 
+from waypost_policy.identity import Identity
 from waypost_policy.index import ConfigIndex
+from waypost_policy.peers import PeerGate
 
 from .acceptance import Acceptor
 from .auth import MECHANISMS, Authenticator
@@ -88,6 +90,7 @@ class Ingress:
         self.not_ready = not_ready
         self.draining = False
         self.room = Room(settings.content_memory)
+        self.gate = PeerGate(enough=settings.hidden_peers_after)
         self.per_address = PerAddress(settings.connections_per_address)
         self.greeting = f"220 {settings.hostname} ESMTP Waypost\r\n".encode()
         self.helo_reply = f"250 {settings.hostname}\r\n".encode()
@@ -148,6 +151,14 @@ class Ingress:
             return False
         peer = ipaddress.ip_address(address.partition("%")[0])
         return any(peer in network for network in networks)
+
+    def network(self, address: str) -> tuple[Identity | None, str]:
+        """The identity of a peer in a trusted network; or why such trust is off, or neither."""
+        identity = self.index().network(address)
+        if identity is None:
+            return None, ""
+        hidden = self.gate.hidden(address, time.time())
+        return (None, hidden) if hidden else (identity, "")
 
     def client_key(self, address: str) -> str:
         return address_key(address)

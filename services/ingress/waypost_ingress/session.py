@@ -82,8 +82,7 @@ class Session(Dialogue):
             return
         self.idle_command()
         index = ingress.index()
-        if not (self.identity is not None and self.identity.authenticated) and self.trusted_peer:
-            self._look_up_network()
+        self.look_up_network()
         full = ingress.acceptor.room()
         if full is not None:
             self.answer(full)
@@ -98,13 +97,6 @@ class Session(Dialogue):
             self.say(Replies.PRIORITY_CHANGED(priority=priority).line)
         else:
             self.say(Replies.SENDER_OK().line)
-
-    def _look_up_network(self) -> None:
-        """A network's rights are those of now: the configuration may have changed since the session began."""
-        identity = self.ingress.index().network(self.peer)
-        if identity != self.identity:
-            self.identity = identity
-            self.party = policy.Party(identity, self.listener.kind)
 
     def _priority(self, parameters: MailParameters) -> int:
         """Who is not authenticated may lower the priority of a mail, not raise it (RFC 6710 5)."""

@@ -35,6 +35,12 @@ class IngressSettings(ServiceSettings):
     connections_per_address: int = Field(
         200, ge=1, description="connections of a worker from one IPv4 address or IPv6 /64 at most"
     )
+    hidden_peers_after: int = Field(
+        200,
+        ge=0,
+        description="connections in an hour, all from one or two addresses, after which Network senders are not "
+        "trusted, since a gateway hides who connects; loopback is exempt; 0 = never",
+    )
     content_memory: int = Field(
         256 << 20, ge=1 << 20, description="octets of unfinished large mails that a worker holds at most, then 452"
     )
@@ -51,6 +57,10 @@ class IngressSettings(ServiceSettings):
         0.2, ge=0, description="s before a stranger on the MX port is greeted; who talks earlier is no mail server"
     )
     drain_timeout: float = Field(25.0, gt=0, le=600, description="s for DATA in flight to finish after SIGTERM")
+
+    worker: int = Field(-1, description="set by the supervisor: the number of this worker")
+    listen_fds: str = Field("", description="set by the supervisor: listening sockets to take over, kind=number,...")
+    parent_fd: int = Field(-1, description="set by the supervisor: a pipe that ends with it")
 
     @field_validator("proxy_from", mode="before")
     @classmethod
