@@ -18,6 +18,7 @@ from waypost_delivery.passwords import Passwords
 from waypost_delivery.settings import DeliverySettings
 from waypost_queue import configwatch, ids
 from waypost_queue.config import DestinationConfig, DomainConfig, Meta, Retry, Snapshot
+from waypost_queue.connect import UnfitError
 from waypost_queue.inbox import Inbox
 from waypost_queue.intake import Intake
 from waypost_queue.kv import Bucket
@@ -196,13 +197,31 @@ async def test_a_suspended_domains_mail_is_held_and_a_change_needs_no_restart(de
     await eventually(held, 10.0, "a mail is held")
 
 
-async def test_without_nats_it_says_so_and_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def soon(settings: DeliverySettings, service: str) -> Store:
-        return await open_store(settings, service, wait=0.3)
+async def test_a_store_that_will_not_do_ends_the_process_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def unfit(_settings: DeliverySettings, _service: str) -> Store:
+        raise UnfitError("NATS does not sync")
 
-    open_store = main.open_store
-    monkeypatch.setattr(main, "open_store", soon)
-    assert await main.run(DeliverySettings(nats_url="nats://127.0.0.1:1", data_dir=tmp_path), asyncio.Event()) == 1
+    monkeypatch.setattr(main, "open_store", unfit)
+    assert await main.run(DeliverySettings(data_dir=tmp_path), asyncio.Event()) == 1
+    assert "NATS does not sync" in capsys.readouterr().out
+
+
+async def test_it_can_be_stopped_while_it_still_waits_for_its_streams(nats_server: NatsServer, tmp_path: Path) -> None:
+    settings = DeliverySettings(
+        nats_url=nats_server.url, allow_weak_durability=True, data_dir=tmp_path, hostname="r.org"
+    )
+    stop = asyncio.Event()
+    running = asyncio.create_task(main.run(settings, stop))
+    waiting = await nats_server.connect("watcher")
+
+    async def connected() -> bool:
+        return bool((await waiting.api("INFO"))["api"]["total"] > 1)
+
+    await eventually(connected, 10.0, "it asks for its buckets")
+    stop.set()
+    assert await asyncio.wait_for(running, 10.0) == 0
 
 
 async def test_a_password_is_opened_when_its_key_file_is_there_and_follows_changes(

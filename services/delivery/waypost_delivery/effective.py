@@ -85,7 +85,7 @@ def _longest(below: Mapping[str, DestinationConfig], name: str) -> tuple[int, st
     """The longest `*.suffix` that `name` is truly below, as (length, suffix, policy)."""
     if name.startswith("["):  # an address literal is below nothing but `*`
         return (0, "", below[""]) if "" in below else None
-    rest = name
+    rest = name if below else ""
     while rest:
         _, _, rest = rest.partition(".")
         if rest in below:

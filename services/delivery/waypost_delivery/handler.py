@@ -7,12 +7,14 @@ outcomes. Nothing is kept here that a crash would miss.
 
 import random
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import opentelemetry.metrics
 import structlog
 from msgspec import Struct, structs
+from opentelemetry.metrics import CallbackOptions, Observation
 from pydantic import SecretStr
 
 from waypost_queue import subjects
@@ -30,10 +32,19 @@ from .transport import Attempted, Job, RecipientOutcome, SiteBusyError, SiteInfo
 log = structlog.get_logger(__name__)
 
 _meter = opentelemetry.metrics.get_meter("waypost")
-RECIPIENTS = _meter.create_counter(
+_results: Counter[str] = Counter()  # added up here and read at collection: a counter costs more than a decision
+
+
+def _observe(_options: CallbackOptions) -> Iterable[Observation]:
+    return [Observation(count, {"result": result}) for result, count in list(_results.items())]
+
+
+RECIPIENTS = _meter.create_observable_counter(
     "waypost.delivery.recipients",
+    [_observe],
     unit="{recipient}",
-    description="Recipients by what an attempt or decision made of them (delivered, relayed, failed, expired, ...).",
+    description="Recipients by what came of an attempt or a decision: delivered, relayed, failed, expired, deleted, "
+    "deferred (an attempt, each time), held.",
 )
 SPILLED = _meter.create_counter(
     "waypost.delivery.spilled",
@@ -41,9 +52,6 @@ SPILLED = _meter.create_counter(
     description="Groups put off unattempted since their site was full, resting, or at its rate.",
 )
 DSNS = _meter.create_counter("waypost.delivery.dsns", unit="{mail}", description="DSNs made, by kind.")
-ATTEMPT_SECONDS = _meter.create_histogram(
-    "waypost.delivery.attempt.duration", unit="s", description="Length of an attempt, connecting included."
-)
 LATENCY = _meter.create_histogram(
     "waypost.delivery.latency", unit="s", description="From acceptance to delivery at the first attempt."
 )
@@ -147,7 +155,7 @@ class Delivery:
         for event in worker_events.settled(work, decision, self._clock()):
             self._emit(event)
             if event.kind != "deferred":
-                RECIPIENTS.add(len(event.recipients), {"result": event.kind})
+                _results[event.kind] += len(event.recipients)
 
     def lane_for_retry(self, mail: Mail) -> str:
         """The bulk lane of its tenant: what has waited stands before nobody's new mail."""
@@ -237,10 +245,9 @@ class Delivery:
         return schedule.decide(ended, attempted.results, terms)
 
     def _note(self, work: Work, attempted: Attempted) -> None:
-        ATTEMPT_SECONDS.record(attempted.duration)
         deferred = sum(outcome.result == "deferred" for outcome in attempted.results.values())
         if deferred:
-            RECIPIENTS.add(deferred, {"result": "deferred"})
+            _results["deferred"] += deferred
         elif work.ticket is None:
             LATENCY.record(max(0.0, work.now + attempted.duration - work.mail.accepted))
         self._emit(worker_events.attempt(work, attempted, self._clock()))
