@@ -16,11 +16,10 @@ from waypost_queue import codec, ids, listing, subjects
 from waypost_queue.config import Snapshot
 from waypost_queue.events import Event
 from waypost_queue.model import Bundle, Hold, Mail, Recipient, Ticket, groups_of
-from waypost_queue.service import moves
 from waypost_queue.service.leader import Leader, Pace
 from waypost_queue.store import Store, Stored
 from waypost_queue.streams import Layout
-from waypost_queue.tickets import schedule_time
+from waypost_queue.tickets import FAR, schedule_time
 from waypost_runtime import metrics
 
 PACE = Pace(marks=0.05, forgotten=0.1, statistics=0.1, census=0.1, census_share=1.0)
@@ -72,7 +71,7 @@ async def defer(store: Store, of: Ticket, seconds: float = 3600.0) -> int:
 
 async def hold(store: Store, of: Ticket, cause: Any = "person", scope: str = "", since: float = 0.0) -> int:
     held = structs.replace(of, hold=Hold(cause=cause, reason="test", since=since or time.time(), scope=scope))
-    headers = {"Nats-Schedule": moves.FAR, "Nats-Schedule-Target": subject("ready", of)}
+    headers = {"Nats-Schedule": schedule_time(FAR), "Nats-Schedule-Target": subject("ready", of)}
     return (await store.publish(subject("hold", of), codec.encode(held), headers)).seq
 
 
@@ -85,7 +84,7 @@ async def put_bundle(store: Store, *mails: Mail, ident: str = "") -> int:
     return (await store.publish(where, codec.encode(Bundle(mails=mails)))).seq
 
 
-async def pull(store: Store, stream: str, count: int, expires: float = 0.5) -> list[Msg]:
+async def pull(store: Store, stream: str, count: int, expires: float = 0.2) -> list[Msg]:
     """Up to `count` messages of the lane default-fast, in hand from now on."""
     inbox = store.nc.new_inbox()
     queue: asyncio.Queue[Msg] = asyncio.Queue()

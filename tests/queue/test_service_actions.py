@@ -29,7 +29,7 @@ from waypost_queue.service import moves
 from waypost_queue.service.leader import Leader
 from waypost_queue.store import Store
 from waypost_queue.streams import Layout
-from waypost_queue.tickets import schedule_time
+from waypost_queue.tickets import FAR, schedule_time
 
 
 @pytest.fixture
@@ -86,10 +86,11 @@ async def test_the_verdict_of_a_ticket_that_waits_goes_to_delivery_in_the_ticket
 
 
 async def test_a_held_ticket_stays_until_it_is_released_and_its_time_does_not_count(
-    store: Store, leader: Leader, told: list[Event]
+    store: Store, leader: Leader, told: list[Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(moves, "NEAR", 0.3)
     of = ticket(mail())
-    await defer(store, of, 0.6)
+    await defer(store, of, 0.8)
     assert (await ask(store, "hold", of.mail.id, reason="look at it")).acted == 1
     found = (await entries(store, of.mail))["hold"].ticket
     assert found.hold is not None
@@ -201,6 +202,29 @@ async def test_a_mark_on_a_mail_in_its_bundle_goes_once_the_mail_has_gone(store:
     assert (await ask(store, "delete", one.id)).error == "not-found"
 
 
+@pytest.mark.parametrize("action", ["hold", "delete", "bounce", "retry"])
+async def test_a_schedule_that_is_about_to_fire_is_left_to_fire_and_the_mail_marked(
+    store: Store, leader: Leader, action: str
+) -> None:
+    """The server stores what it has taken up to fire even when a fenced publish takes the schedule away."""
+    of = [ticket(mail()) for _ in range(20)]
+    for number, each in enumerate(of):
+        await defer(store, each, 0.2 + number / 200)
+    for each in of:
+        answer = await ask(store, action, each.mail.id)
+        assert (answer.acted, answer.in_delivery) == (0, 1)
+        assert (await mark_of(store, each.mail.id) is not None) is (action != "retry")
+    got: list[str] = []
+
+    async def fired() -> bool:
+        got.extend(codec.decode(m.data, Ticket).mail.id for m in await pull(store, "QUEUE-0", 50, expires=0.2))
+        return len(got) >= 20
+
+    await eventually(fired, 5, "all fire")
+    assert sorted(got) == sorted(each.mail.id for each in of)
+    assert len(await queue_messages(store)) == 20
+
+
 async def test_one_destination_of_a_mail_can_be_acted_upon(store: Store, leader: Leader) -> None:
     of = mail("a.test", "b.test")
     await defer(store, ticket(of, "a.test"))
@@ -237,7 +261,7 @@ async def test_a_bundle_held_whole_goes_back_to_intake_and_the_hold_stays_until_
 ) -> None:
     one = mail(age=100)
     held = subjects.held_bundle(0, "default", "fast", 77)
-    headers = {"Nats-Schedule": moves.FAR, "Nats-Schedule-Target": moves.in_state(held, "ready")}
+    headers = {"Nats-Schedule": schedule_time(FAR), "Nats-Schedule-Target": moves.in_state(held, "ready")}
     await store.publish(held, codec.encode(Bundle(mails=(one,))), headers)
     assert (await ask(store, "bounce", "bundle-77")).error == "refused"
     assert (await ask(store, "release", "bundle-77")).acted == 1
@@ -258,7 +282,7 @@ async def test_a_ticket_that_cannot_be_decoded_is_shown_and_can_be_released_as_i
     store: Store, leader: Leader
 ) -> None:
     of = ticket(mail())
-    headers = {"Nats-Schedule": moves.FAR, "Nats-Schedule-Target": subject("ready", of)}
+    headers = {"Nats-Schedule": schedule_time(FAR), "Nats-Schedule-Target": subject("ready", of)}
     await store.publish(subject("hold", of), b"W\x63newer", headers)
     found = (await entries(store, of.mail))["hold"]
     assert found.ticket.hold is not None

@@ -14,7 +14,7 @@ import structlog
 from . import codec, ids, subjects
 from .model import Bundle, Hold, Mail, Recipient, Ticket, Wire, groups_of
 from .poison import REASON_HEADER, TIME_HEADER
-from .store import Store, Stored
+from .store import Store, Stored, parse_time
 from .subjects import TicketState, TicketSubject
 
 log = structlog.get_logger(__name__)
@@ -94,6 +94,7 @@ class Found(NamedTuple):
     problem: str = ""
     data: bytes = b""
     stored: float = 0.0  # stream time; of an original that is held as it is, when that was stored
+    due: float = 0.0  # when its schedule fires; 0 = it has none
 
 
 async def destinations(store: Store, shards: int) -> list[DestinationCount]:
@@ -205,7 +206,9 @@ async def stream_subjects(store: Store, stream: str, pattern: str) -> AsyncGener
 def read(stored: Stored) -> Found:
     """A QUEUE entry as a ticket; a stand-in that names the problem when it can't be decoded."""
     try:
-        return Found(stored.subject, stored.seq, codec.decode(stored.data, Ticket), "", stored.data, stored.time)
+        return Found(
+            stored.subject, stored.seq, codec.decode(stored.data, Ticket), "", stored.data, stored.time, due_of(stored)
+        )
     except codec.UndecodableError as error:
         at = TicketSubject(stored.subject)
         domain = subjects.untoken(at.domain_token)
@@ -228,7 +231,15 @@ def read(stored: Stored) -> Found:
             lane=at.lane,
             hold=Hold(cause="format", reason=f"{what} that can't be decoded: {reason}", since=stored.time),
         )
-        return Found(stored.subject, stored.seq, stand_in, str(error), stored.data, original)
+        return Found(stored.subject, stored.seq, stand_in, str(error), stored.data, original, due_of(stored))
+
+
+def due_of(stored: Stored) -> float:
+    """When the schedule in a message fires, Unix seconds; 0 when there is none."""
+    try:
+        return parse_time(stored.headers.get("Nats-Schedule", "").removeprefix("@at "))
+    except ValueError:
+        return 0.0
 
 
 def stored_mail_time(mail: str) -> float:

@@ -2,8 +2,8 @@
 
 The queue service alone acts on the queue for others, and only on what no worker can have in hand: a ticket that is
 deferred or held becomes, by one fenced publish, a ready ticket that names the verdict (settled by delivery in the
-ordinary order) or a hold. If the fence fails it has fired in between. What is ready, in hand or still in its bundle
-gets a control mark, which its owner heeds (marks.py).
+ordinary order) or a hold. If the fence fails it has fired in between. What is about to fire, ready, in hand or still in
+its bundle gets a control mark, which its owner heeds (marks.py).
 """
 
 from collections.abc import Callable
@@ -190,6 +190,8 @@ class Actions:
             if state in ("ready", "guard"):
                 ours = found.ticket.verdict == request.action and found.ticket.verdict_by == request.by
                 return "acted" if ours else "in-delivery"
+            if state == "sched" and found.due - self._clock.now() < moves.NEAR:
+                return "in-delivery"  # it fires now: its owner heeds the mark
             if (request.action == "release" and state == "sched") or (request.action == "hold" and found.problem):
                 return "nothing"
             if request.action == "hold" and found.ticket.hold is not None and found.ticket.hold.cause == "person":

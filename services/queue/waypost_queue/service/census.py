@@ -12,7 +12,7 @@ import msgspec
 
 from waypost_queue import codec, listing, subjects
 from waypost_queue.model import Wire
-from waypost_queue.store import Store, Stored, parse_time
+from waypost_queue.store import Store, Stored
 from waypost_queue.subjects import TicketSubject
 
 MAX_SUSPECTS: Final = 1000  # of one kind in one pass; the next pass sees the others
@@ -70,7 +70,9 @@ async def take(
             if at.state == "guard":
                 continue
             _count(census, at, stored)
-            if at.state == "sched" and now - _due(stored) > overdue_after and len(census.overdue) < MAX_SUSPECTS:
+            # an entry without a schedule never fires: it was due when it was stored
+            due = listing.due_of(stored) or stored.time
+            if at.state == "sched" and now - due > overdue_after and len(census.overdue) < MAX_SUSPECTS:
                 census.overdue.append((stored.subject, stored.seq))
             group = f"q{shard}.*.*.*.{at.domain_token}.{at.mail}.{at.n}"
             known = hash(group)
@@ -106,12 +108,3 @@ def _count(census: Census, at: TicketSubject, stored: Stored) -> None:
 
 def _bounded(counter: Counter[str], name: str) -> None:
     counter[name if name in counter or len(counter) < MAX_NAMES else OTHERS] += 1
-
-
-def _due(stored: Stored) -> float:
-    """When the schedule fires, Unix seconds; an entry without one never will, and was due when it was stored."""
-    schedule = stored.headers.get("Nats-Schedule", "")
-    try:
-        return parse_time(schedule.removeprefix("@at "))
-    except ValueError:
-        return stored.time

@@ -170,7 +170,7 @@ class Leader:
         self._statistics.counted(counted)
         if counted.scopes:
             self._resumed.set()
-        await waiting.heal(self._store, counted)
+        await waiting.heal(self._store, counted, shard.clock.now())
         await shard.lanes.sweep(counted.ready_lanes)
         if not counted.held_bundles:
             await suspects.purge(self._store)

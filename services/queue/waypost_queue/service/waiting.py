@@ -1,7 +1,8 @@
 """Two faults of tickets that wait: a schedule that is overdue, and two entries of one group.
 
-A schedule that fell due while the store was full may never fire: it is made ready by a fenced publish, as a person's
-"retry now" is. Of two waiting entries of one group (an old schedule that was not taken away) the older would send the
+A schedule that fell due while the store was full may never fire: it is published again at its own subject, due now. (To
+make it ready by a publish could race with the server, which may fire it just then; two schedules at one subject can't
+both fire.) Of two waiting entries of one group (an old schedule that was not taken away) the older would send the
 mail a second time: the newest was fenced on the whole group, so it is the truth, and what waits beside it goes.
 """
 
@@ -20,7 +21,9 @@ log = structlog.get_logger(__name__)
 _meter = opentelemetry.metrics.get_meter("waypost")
 
 OVERDUE = _meter.create_counter(
-    "waypost.sweep.overdue", unit="{ticket}", description="Tickets whose schedule did not fire, made ready by the sweep"
+    "waypost.sweep.overdue",
+    unit="{ticket}",
+    description="Tickets whose schedule did not fire, scheduled anew by the sweep",
 )
 SUPERSEDED = _meter.create_counter(
     "waypost.sweep.superseded",
@@ -31,14 +34,14 @@ SUPERSEDED = _meter.create_counter(
 OVERDUE_AFTER = 60.0  # s
 
 
-async def heal(store: Store, census: Census) -> None:
-    """Heals what a pass suspected, after another look on the leader. Raises StoreError."""
+async def heal(store: Store, census: Census, now: float) -> None:
+    """Heals what a pass suspected, after another look on the leader. `now`: the stream's clock. Raises StoreError."""
     stream = subjects.queue_stream(census.shard)
     for group in census.crowded:
         await _thin_out(store, stream, census.shard, group)
     for subject, seq in census.overdue:
         try:
-            await _fire(store, stream, subject, seq)
+            await _fire(store, stream, subject, seq, now)
         except FencedError:
             log.debug("sweep.fired_meanwhile", subject=subject, seq=seq)
         except FullError:
@@ -47,14 +50,14 @@ async def heal(store: Store, census: Census) -> None:
             log.error("sweep.overdue_refused", subject=subject, seq=seq, error=str(error))
 
 
-async def _fire(store: Store, stream: str, subject: str, seq: int) -> None:
+async def _fire(store: Store, stream: str, subject: str, seq: int, now: float) -> None:
     stored = await store.last(stream, subject)
     if stored is None or stored.seq != seq:
         return
     found = listing.read(stored)
-    if "Nats-Schedule" in stored.headers:
-        await moves.publish(store, moves.to_ready(subject, seq, found.data))
-    else:  # no schedule to the server, which refuses a scheduler by that name (10212)
+    if found.due:
+        await moves.publish(store, moves.fire(subject, seq, found.data, now))
+    else:  # no schedule at all: nothing can fire it but this
         await moves.publish(store, moves.again(moves.in_state(subject, "ready"), seq, found.data))
         await moves.delete(store, stream, seq)
     OVERDUE.add(1)
