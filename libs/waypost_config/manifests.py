@@ -154,7 +154,7 @@ class _Reading:
     def result(self) -> tuple[Manifests, list[Problem]]:
         valid = [resource for key, resource in self._resources.items() if key not in self._broken]
         manifests = collect(valid, skipped=self._skipped, broken=self._broken, unreadable=self._unreadable)
-        return manifests, self._problems[:MAX_PROBLEMS]
+        return manifests, sorted(self._problems, key=lambda problem: (problem.file, problem.line))[:MAX_PROBLEMS]
 
     def unreadable_file(self, file: str, message: str) -> None:
         self._unreadable.add(file)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tests.config.support import domain, good, manifests, secret
 
-from waypost_config import check
+from waypost_config.check import check
 from waypost_config.manifests import load
 from waypost_config.resources import Key
 
@@ -109,9 +109,9 @@ def test_a_file_that_cannot_be_read_is_a_problem_and_the_others_stay(tmp_path: P
     found, problems = load([tmp_path, tmp_path / "absent"])
     assert len(found.domains) == 1
     assert [problem.message for problem in problems] == [
+        "No such file or directory; give a file or folder that can be read",
         "no UTF-8 text",
         "larger than 4 MiB; split it",
-        "No such file or directory; give a file or folder that can be read",
     ]
     assert str(tmp_path / "absent") in found.unreadable
 

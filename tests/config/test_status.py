@@ -1,5 +1,8 @@
 """Conditions as they stand in a resource, and the tables that kubectl would print."""
 
+import subprocess
+import sys
+
 import msgspec
 
 from waypost_config.status import Fact, StoredObject, conditions, status_key
@@ -94,3 +97,9 @@ def test_ages_are_written_as_kubectl_writes_them() -> None:
     }
     spans |= {86_400 * 9: "9d", 86_400 * 800: "2y70d"}
     assert {seconds: age(seconds) for seconds in spans} == spans
+
+
+def test_a_status_is_read_without_the_yaml_reader() -> None:
+    """The API shows statuses, and its image holds no ruamel.yaml."""
+    code = "import sys, waypost_config.status, waypost_config.table; raise SystemExit('ruamel.yaml' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
