@@ -112,8 +112,6 @@ def _mailbox(tokens: list[Token]) -> list[Address]:
         raise MailboxError("it must have one address in angle brackets, at the end")
     opening = tokens.index(("special", "<"))
     closing = tokens.index(("special", ">"))
-    if closing < opening:
-        raise MailboxError("the angle brackets are the wrong way round")
     inside = tokens[opening + 1 : closing]
     if any(kind == "comment" for kind, _ in inside):
         raise MailboxError("a comment stands inside the angle brackets")

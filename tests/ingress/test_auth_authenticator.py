@@ -180,6 +180,15 @@ async def test_what_can_not_be_checked_is_temporary_and_counts_for_nothing(authe
     assert {entry["event"] for entry in log} == {"auth.unavailable"}
 
 
+async def test_more_logins_than_can_be_verified_are_told_to_come_back(index):
+    one = Authenticator(lambda: index[0], passwords=PasswordChecker(threads=1, waiting=0))
+    try:
+        answer = await refused(one, PasswordClaim("app@example.com", "secret"))
+        assert answer.name == "auth_unavailable"
+    finally:
+        one.close()
+
+
 async def test_a_password_that_was_changed_counts_at_once(authenticator, index):
     assert isinstance(await authenticator.authenticate(PasswordClaim("app@example.com", "secret"), HERE), Identity)
     index[0] = make_index(HASHER.hash("new"))

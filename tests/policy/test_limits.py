@@ -72,6 +72,14 @@ def test_old_news_is_of_no_interest():
     assert limiter.take((MINUTELY,), 9, START) is None
 
 
+def test_news_of_the_last_minute_still_fades_out():
+    limiter = Limiter()
+    assert limiter.take((MINUTELY,), 1, START) is None
+    limiter.merge([Delta("minute:m", int(START) // MINUTE - 1, 10)])
+    assert limiter.take((MINUTELY,), 1, START + 1) is not None
+    assert limiter.take((MINUTELY,), 1, START + 30) is None
+
+
 def test_more_at_once_than_a_window_takes_never_fits():
     limiter = Limiter()
     for scope in (MINUTELY, DAILY):
