@@ -8,6 +8,8 @@ from email.message import Message
 from email.utils import parsedate_to_datetime
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.delivery.works import CONTENT, LATER, NO_USER, NOW, OK, mail, recipient
 
 from waypost_delivery import dsn, dsn_text
@@ -328,6 +330,31 @@ def test_a_word_that_fits_no_line_is_cut() -> None:
     assert max(map(len, content_of(made).split(b"\r\n"))) <= dsn.MAX_LINE
     _, _, (_, one), _ = parts(made)
     assert one["Diagnostic-Code"].replace("\r\n", "").replace(" ", "") == "smtp;5505.1.1" + "w" * 1000
+
+
+_TEXT = st.text(max_size=300) | st.text("a \r\n\t\x00:\x85\u2028é😀\ud800", max_size=60)
+_FIELDS = {"Final-Recipient", "Action", "Status", "Remote-MTA", "Diagnostic-Code", "Last-Attempt-Date", "Final-Log-ID"}
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    said=_TEXT, title=_TEXT, envid=_TEXT, orcpt=_TEXT, mta=_TEXT, content=st.binary(max_size=300), full=st.booleans()
+)
+def test_whatever_others_wrote_the_dsn_has_its_own_lines_alone(
+    said: str, title: str, envid: str, orcpt: str, mta: str, content: bytes, full: bool
+) -> None:
+    group = mail(recipient(BOB, orcpt=orcpt), envid=envid, subject=title, ret="FULL" if full else "")
+    made = report(group, Settled(0, "failed", Reply(550, "5.1.1", said, mta, "192.0.2.1", NOW)), content=content)
+    octets = content_of(made)
+    assert octets.count(b"\n") == octets.count(b"\r") == octets.count(b"\r\n")
+    assert b"\0" not in octets
+    assert max(map(len, octets.split(b"\r\n"))) <= dsn.MAX_LINE
+    assert octets.isascii() or made.eight_bit
+    whole = email.message_from_bytes(octets)
+    assert [part.get_content_type() for part in whole.get_payload()][:2] == ["text/plain", "message/delivery-status"]
+    assert len(whole.get_payload()) == 3
+    _, one = (block for block in whole.get_payload()[1].get_payload() if block.keys())
+    assert set(one.keys()) - {"Original-Recipient", "Remote-MTA"} == _FIELDS - {"Remote-MTA"}
 
 
 # -- SMTPUTF8, RFC 6533

@@ -290,6 +290,13 @@ async def test_a_mark_about_another_destination_is_not_ours() -> None:
     assert (await bench.handler.attempt(work(mark=mark("delete", "x.org")))).settled[0].result == "deleted"
 
 
+async def test_the_newer_of_a_mark_and_a_verdict_counts() -> None:
+    bench = Bench()
+    before, after = ({"verdict": "release", "verdict_by": "ann", "due": NOW + seconds} for seconds in (-1, 1))
+    assert (await bench.handler.attempt(work(ticket=after, mark=mark("hold")))).settled != ()
+    assert (await bench.hold(work(ticket=before, mark=mark("hold")))).cause == "person"
+
+
 @pytest.mark.parametrize(("verdict", "result"), [("bounce", "failed"), ("delete", "deleted"), ("retry", "delivered")])
 async def test_a_verdict_is_carried_out(verdict: str, result: str) -> None:
     bench = Bench(domain=SHOP)

@@ -215,7 +215,13 @@ class _Parts:
 
     def _returned(self, content: bytes) -> bytes:
         """The message where RET=FULL asks for it, a failure is told (RFC 3461 4.3) and it is small; else its header."""
-        full = self._mail.ret == "FULL" and self._report.kind == "failure" and len(content) <= RETURN_LIMIT
+        full = (
+            self._mail.ret == "FULL"
+            and self._report.kind == "failure"
+            and len(content) <= RETURN_LIMIT
+            and not _has_long_line(content)
+            and not _has_bare(content)
+        )
         if full and (content.isascii() or not self._utf8):
             kind = "message/global" if self._utf8 else "message/rfc822"
             encoding = "7bit" if content.isascii() else "8bit"  # RFC 2046 5.2.1: no other encoding for message/rfc822

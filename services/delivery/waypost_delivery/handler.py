@@ -275,12 +275,15 @@ class Delivery:
 
 
 def _ordered(work: Work) -> Decision | None:
-    """What a person wants instead of an attempt: by a control mark (the newer word), or by the ticket's verdict."""
+    """What a person wants instead of an attempt: by the ticket's verdict, or by a control mark that is newer.
+
+    A mark that the verdict came after may still be seen here for a moment after it was taken away.
+    """
     mark, ticket = work.mark, work.ticket
     action, by, reason = "", "", ""
     if ticket is not None and ticket.verdict:
         action, by, reason = ticket.verdict, ticket.verdict_by, ticket.verdict_reason
-    if mark is not None and mark.domain in ("", work.domain):
+    if mark is not None and mark.domain in ("", work.domain) and not (action and ticket and mark.at <= ticket.due):
         action, by, reason = mark.action, mark.by, mark.reason
     match action:
         case "hold":
