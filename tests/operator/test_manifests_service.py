@@ -177,6 +177,21 @@ async def test_the_last_good_version_outlives_the_process(folder: Folder) -> Non
     assert not (folder.data / "secrets" / "shop").exists()
 
 
+async def test_a_folder_that_vanishes_keeps_all_that_it_held_and_an_emptied_one_does_not(folder: Folder) -> None:
+    folder.write("a.yaml", domain(senders=SENDER) + LOGIN)
+    reconciler = await folder.again()
+    await reconciler.apply()
+    folder.path.rename(folder.path.with_name("elsewhere"))
+    await reconciler.apply()
+    assert not folder.snapshot.domains["example.com"].deleted
+    assert list(folder.snapshot.credentials) == ["app@example.com"]
+    with pytest.raises(FileNotFoundError, match="no such file or folder"):
+        await folder.again()
+    folder.path.mkdir()
+    await reconciler.apply()
+    assert folder.snapshot.domains["example.com"].deleted
+
+
 async def test_an_object_that_was_never_good_is_shown_with_its_problem(folder: Folder) -> None:
     folder.write("a.yaml", domain(suspend="Sometimes"))
     reconciler = await folder.again()

@@ -14,13 +14,19 @@ STDIN = "-"
 
 
 class Reading:
-    """Blocking: called in a thread. Standard input is read once, files each time."""
+    """Blocking: called in a thread. Standard input is read once, files each time.
+
+    Raises FileNotFoundError for a folder that is not there at the start: it is a typing error or a mount that is late,
+    and must not be taken for an empty one, which would end every domain.
+    """
 
     def __init__(self, settings: ManifestsSettings) -> None:
         self._settings = settings
         self._stdin: tuple[Manifests, list[Problem]] | None = None
         if settings.manifests == STDIN:
             self._stdin = read(documents("<stdin>", sys.stdin.read(MAX_FILE)))
+        elif not Path(settings.manifests).exists():
+            raise FileNotFoundError(f"WAYPOST_MANIFESTS: {settings.manifests}: no such file or folder")
 
     @property
     def watched(self) -> list[Path]:
