@@ -187,14 +187,16 @@ class Job:
 
     # -- tickets and guards
 
-    async def publish(self, subject: str, payload: bytes, headers: dict[str, str]) -> int:
+    async def publish(self, subject: str, payload: bytes, headers: dict[str, str], point: str) -> int:
         """A fenced publish to QUEUE: its sequence once stored.
 
         Raises OwnershipLostError on a wrong fence (another owns the group) and on silence: it may be stored, fired and
-        done, so it is never sent again blindly. Where surely nothing was stored it is.
+        done, so it is never sent again blindly. Where surely nothing was stored it is. `point` is passed between the
+        last look and the publish: a process may be stopped right there, and only the fence can tell then.
         """
         while True:
             self.held.need()
+            reached(point)
             try:
                 return (await self.shared.store.publish(subject, payload, headers)).seq
             except FencedError as error:

@@ -54,5 +54,5 @@ async def hold_unreadable(job: Job, error: UndecodableError) -> None:
         **fence(sequence, group),
     }
     log.error("poison.unreadable", kind=job.lane.kind, subject=held.subject, seq=held.seq, reason=reason)
-    await job.publish(subject, held.data, headers)
+    await job.publish(subject, held.data, headers, "hold_wire")
     HELD.add(1, {"cause": headers[CAUSE_HEADER]})

@@ -58,8 +58,8 @@ async def _publish(job: Job, work: Work, report: Report) -> bool:
     subject = subjects.intake(job.shard, job.pool, subjects.PRIO, report.id)
     headers = {"Nats-Msg-Id": report.id, **fence(0, subjects.intake_any(job.shard, report.id))}
     while True:
-        reached("dsn_wire")
         job.held.need()
+        reached("dsn_wire")
         try:
             await job.shared.store.publish(subject, payload, headers)
         except FencedError:

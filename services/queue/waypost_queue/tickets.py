@@ -15,7 +15,6 @@ from .errors import BatchRefusedError, FencedError, FullError, OwnershipLostErro
 from .ids import ulid
 from .job import Group, Job
 from .model import Hold, Report, Ticket
-from .pause import reached
 from .work import Wait, Work
 
 FAR: Final = datetime(2099, 1, 1, tzinfo=UTC).timestamp()  # a time from 2263 on fires at once
@@ -77,9 +76,8 @@ async def store(job: Job, ticket: Ticket, sequence: int) -> int:
 
     The last step of settling a group: it says that the outcomes and DSNs before it are stored.
     """
-    reached("ticket_wire")
     subject, payload, headers = message(job.shard, ticket, sequence)
-    return await job.publish(subject, payload, headers)
+    return await job.publish(subject, payload, headers, "ticket_wire")
 
 
 def message(shard: int, ticket: Ticket, sequence: int) -> tuple[str, bytes, dict[str, str]]:
@@ -127,7 +125,7 @@ async def _bar_singly(job: Job, groups: Sequence[Group]) -> set[Group]:
     barred: set[Group] = set()
     for group in groups:
         try:
-            group.fence = await job.publish(*_guard(job, group))
+            group.fence = await job.publish(*_guard(job, group), "guard_wire")
         except OwnershipLostError:
             job.held.need()
         else:
