@@ -1,9 +1,9 @@
 """What delivery can be told: `WAYPOST_...` environment variables, in addition to those of every service."""
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import NoDecode
 
 from waypost_runtime.settings import ServiceSettings
@@ -59,11 +59,13 @@ class DeliverySettings(ServiceSettings):
     def _names(cls, value: object) -> object:
         return tuple(part.lower() for part in _parts(value)) if isinstance(value, str) else value
 
-    @model_validator(mode="after")
-    def _known_pool(self) -> Self:
-        if self.pool not in self.pools:
-            raise ValueError(f"pool {self.pool!r} is not one of pools ({', '.join(self.pools)})")
-        return self
+    @field_validator("pool")
+    @classmethod
+    def _known_pool(cls, value: str, info: ValidationInfo) -> str:
+        pools = info.data.get("pools", (value,))
+        if value not in pools:
+            raise ValueError(f"{value!r} is not one of pools ({', '.join(pools)})")
+        return value
 
     @property
     def seal_key(self) -> Path:
