@@ -23,10 +23,14 @@ from waypost_queue.inbox import Inbox
 from waypost_queue.intake import Intake
 from waypost_queue.kv import Bucket
 from waypost_queue.model import Mail, Recipient
+from waypost_queue.natsconf import User
+from waypost_queue.permissions import SERVICES, inbox_prefix, permissions
 from waypost_queue.seal import Sealer, load_key
+from waypost_queue.service import admin
 from waypost_queue.spool import Spool
 from waypost_queue.store import Store
 
+USERS = [User(name=name, password=name, permissions=permissions(name, 1)) for name in SERVICES]
 QUICK = Retry(initial=0.2, max=0.4, expire_after=3.0, notify_delay_after=1.0)
 CONTENT = b"Subject: Hello\r\n\r\nHello.\r\n"
 
@@ -34,15 +38,22 @@ CONTENT = b"Subject: Hello\r\n\r\nHello.\r\n"
 class Delivering:
     """A running service, and the way of mail into its queue."""
 
-    def __init__(self, server: NatsServer, store: Store, hop: NextHop, dns: DnsServer, folder: Path) -> None:
-        self.store = store
+    def __init__(
+        self, server: NatsServer, stores: dict[str, Store], hop: NextHop, dns: DnsServer, folder: Path
+    ) -> None:
+        self.store = stores["queue"]  # may read all
+        self._manifests = stores["manifests"]
+        self.ingress = stores["ingress"]
         self.hop = hop
         self._snapshot: Snapshot | None = None
-        self._intake = Intake(store, 0, LAYOUT)
+        self._intake = Intake(self.ingress, 0, LAYOUT)
         self._stop = asyncio.Event()
         self._settings = DeliverySettings(
             nats_url=server.url,
-            allow_weak_durability=True,
+            nats_user="delivery",
+            nats_password=SecretStr("delivery"),
+            nats_system_user="system",
+            nats_system_password=SecretStr("sys"),
             instance="delivery-test",
             hostname="relay.example.net",
             data_dir=folder,
@@ -59,7 +70,7 @@ class Delivering:
             policies={policy.name: policy for policy in policies},
             meta=Meta(generation=generation),
         )
-        await configwatch.publish(self.store, self._snapshot, snapshot)
+        await configwatch.publish(self._manifests, self._snapshot, snapshot)
         self._snapshot = snapshot
 
     async def start(self) -> None:
@@ -101,11 +112,21 @@ class Delivering:
 
 
 @pytest.fixture
-async def delivering(nats_server: NatsServer, store: Store, tmp_path: Path) -> AsyncIterator[Delivering]:
+async def delivering(tmp_path: Path) -> AsyncIterator[Delivering]:
+    """With the users and permissions of production."""
     zones = {name: {"MX": [f"10 mx.{name}."]} for name in ("x.org", "y.org", "shop.org")}
     hosts = {f"mx.{name}": {"A": ["127.0.0.1"]} for name in zones}
-    async with NextHop() as hop, DnsServer({**zones, **hosts}) as dns:
-        running = Delivering(nats_server, store, hop, dns, tmp_path)
+    async with (
+        NatsServer(tmp_path / "nats", users=USERS, system_user="system", system_password="sys") as server,
+        NextHop() as hop,
+        DnsServer({**zones, **hosts}) as dns,
+    ):
+        stores = {
+            name: await server.connect(user=name, password=name, inbox_prefix=inbox_prefix(name))
+            for name in ("queue", "manifests", "ingress")
+        }
+        await admin.apply(stores["queue"], LAYOUT)
+        running = Delivering(server, stores, hop, dns, tmp_path)
         await running.configure(DomainConfig("shop.org", "shop", retry=QUICK))
         await running.start()
         yield running
@@ -164,7 +185,7 @@ async def test_a_body_in_the_spool_is_delivered_and_taken_away(delivering: Deliv
     large = content * 20_000
     now = time.time()
     mail_id = ids.mail_id(now, 0)
-    chunks = await Spool(delivering.store).put(mail_id, large)
+    chunks = await Spool(delivering.ingress).put(mail_id, large)
     mail = Mail(
         mail_id, "app@shop.org", (Recipient("a@x.org", "x.org"),), len(large), now, chunks=chunks, domain="shop.org"
     )
