@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from tests.ingress.lab import Client, Lab, LabFactory, snapshot
 
-from waypost_ingress import dialogue
+from waypost_ingress import arrival, dialogue
 
 BODY = b"From: app@example.test\r\n\r\n"
 
@@ -104,7 +104,7 @@ async def test_limits_of_a_sender_say_what_was_exceeded_and_when_to_come_back(ma
 
 async def test_errors_have_a_budget(lab: Lab) -> None:
     client = await lab.hello()
-    for _ in range(dialogue.MAX_ERRORS):
+    for _ in range(arrival.MAX_ERRORS):
         assert (await client.say("FOO")).startswith("500 5.5.2 ")
     client.send(b"FOO\r\n")
     await ended(client, "421 4.7.0 Too many errors")

@@ -1,6 +1,6 @@
-"""An SMTP session without its mails: greeting, command loop, EHLO, STARTTLS, AUTH, budgets, and the way out.
+"""An SMTP session without its mails: command loop, EHLO, STARTTLS, AUTH, budgets, and the way out.
 
-    open        caps, PROXY header of a listed peer, implicit TLS, greeting (none for who talks before it)
+    arrive      caps, PROXY header, implicit TLS, greeting (arrival.py)
     commands    one line at a time out of the buffer; replies leave when the buffer holds no further command
     end         QUIT, a reply that closes, the deadline, the drain, or the client's going
 
@@ -9,21 +9,17 @@ any group from a client that was never told of PIPELINING.
 """
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from waypost_policy.acceptance import Party
-from waypost_policy.identity import Identity
-from waypost_policy.index import ConfigIndex
 from waypost_policy.replies import Answer, Replies
 
-from . import proxy
+from .arrival import TLS_HANDSHAKE, Arrival, HangUpError
 from .auth import MAX_LINE, MECHANISMS, Authenticator, Challenge, Exchange, Malformed, failure_challenge
-from .connection import ClientGoneError, Connection, TimedOutError
-from .tls import Certificates, is_foreign
+from .connection import ClientGoneError, TimedOutError
 
 if TYPE_CHECKING:
     from .ingress import Ingress, Listener
@@ -34,14 +30,11 @@ MAX_COMMAND: Final = 512  # octets with CRLF, RFC 5321 4.5.3.1.4
 # MAIL and RCPT with the parameters of all extensions: 512 + SIZE 26 (RFC 1870), SMTPUTF8 10 (6531), AUTH 500 (4954),
 # ORCPT 500 and NOTIFY 28 (3461 5.4), HOLDUNTIL 34 (4865), MT-PRIORITY 15 (6710), addresses in UTF-8.
 MAX_PATH_COMMAND: Final = 2048
-MAX_ERRORS: Final = 20  # refusals between two accepted mails
 MAX_IDLE_COMMANDS: Final = 100  # commands between two accepted mails that bring no mail nearer
-KNOWN_GREET_DELAY: Final = 0.002  # s; enough to see an early talker next door, too little to slow a sender
 
 _FOREIGN: Final = frozenset(
     (b"GET", b"POST", b"PUT", b"HEAD", b"DELETE", b"OPTIONS", b"CONNECT", b"PATCH", b"TRACE", b"PROXY", b"PRI", b"SSH")
 )
-_TLS_HANDSHAKE: Final = 0x16
 _SYNTAX: Final = {
     "EHLO": "EHLO host",
     "HELO": "HELO host",
@@ -59,38 +52,21 @@ _SYNTAX: Final = {
 }
 
 
-class HangUpError(Exception):
-    """All is said: the connection ends. `linger`: the client may be in the middle of sending."""
-
-    def __init__(self, *, linger: bool = True) -> None:
-        self.linger = linger
-
-
 Command = Callable[["Dialogue", str], Awaitable[None]]
 
 
-class Dialogue(Connection):
+class Dialogue(Arrival):
     """One session. `Session` (session.py) adds the mails."""
 
     commands: dict[bytes, Command]
 
     def __init__(self, ingress: "Ingress", listener: "Listener") -> None:
-        super().__init__(ingress.loop)
-        self.ingress = ingress
-        self.listener = listener
+        super().__init__(ingress, listener)
         self.task: asyncio.Task[None] | None = None
-        self.peer = ""
-        self.identity: Identity | None = None
-        self.party = Party(None, listener.kind)
         self.helo = ""
         self.extended = False  # said EHLO, so it knows of PIPELINING
-        self.trusted_peer = True  # False: a proxy that speaks for itself earns no network's rights
-        self.tls_words = ""  # "TLSv1.3 TLS_AES_256_GCM_SHA384"
-        self.errors = 0
         self.idle_commands = 0
         self.at_rest = False  # waiting for a command, nothing half done
-        self._index: ConfigIndex | None = None  # by which `identity` was looked up
-        self._counted = ""  # key in the per-address count
 
     # -- life
 
@@ -102,7 +78,7 @@ class Dialogue(Connection):
     async def serve(self) -> None:
         """The session from its first octet to its last; never raises."""
         try:
-            await self._open()
+            await self.arrive()
             await self._commands()
         except HangUpError as end:
             await self.hang_up(linger=end.linger)
@@ -119,8 +95,7 @@ class Dialogue(Connection):
             self.abandon()
             if not self.transport.is_closing():
                 self.transport.close()
-            if self._counted:
-                self.ingress.per_address.leave(self._counted)
+            self.depart()
             self.ingress.leave(self)
 
     async def _timed_out(self) -> None:
@@ -129,95 +104,6 @@ class Dialogue(Connection):
             return
         self.say(Replies.TIMED_OUT(seconds=round(self.ingress.settings.command_timeout)).line)
         await self.hang_up(linger=False)
-
-    async def _open(self) -> None:
-        ingress, settings = self.ingress, self.ingress.settings
-        peer = self.info("peername")
-        self.peer = _plain(peer[0]) if peer else ""
-        if ingress.is_proxy(self.peer):
-            await self._proxy_header()
-        if ingress.full():
-            self.answer(Replies.TOO_MANY_CONNECTIONS(scope="to this server"))
-        key = ingress.client_key(self.peer)
-        if not ingress.per_address.enter(key):
-            self.answer(Replies.TOO_MANY_CONNECTIONS(scope=f"from {self.peer}"))
-        self._counted = key
-        if self.trusted_peer:
-            ingress.gate.seen(self.peer, time.time())
-            self.look_up_network()
-        if self.listener.implicit_tls:
-            if ingress.certificates is None:
-                raise HangUpError(linger=False)
-            await self._secure(ingress.certificates)
-        else:
-            stranger = self.identity is None and self.listener.kind == "mx"
-            if not self.buffer:
-                await self._pause(settings.greet_delay if stranger else min(KNOWN_GREET_DELAY, settings.greet_delay))
-        if self.buffer:
-            # A TLS handshake or an HTTP request at a port that speaks first is no impatient mail server.
-            foreign = self.buffer[0] == _TLS_HANDSHAKE
-            self.answer(Replies.NOT_SMTP() if foreign else Replies.SPOKE_TOO_EARLY())
-        if ingress.draining:
-            self.answer(Replies.SHUTTING_DOWN())
-        not_ready = ingress.not_ready()
-        if not_ready:
-            log.info("session.not_ready", reason=not_ready)
-            self.answer(Replies.NOT_READY())
-        self.say(ingress.greeting)
-
-    def look_up_network(self) -> None:
-        """What the peer's address is worth under the configuration of now; what AUTH proved is worth more."""
-        index = self.ingress.index()
-        if index is self._index or not self.trusted_peer or (self.identity and self.identity.authenticated):
-            return
-        self._index = index
-        self.identity, hidden = self.ingress.network(self.peer)
-        self.party = Party(self.identity, self.listener.kind, hidden)
-
-    async def _pause(self, seconds: float) -> None:
-        """Waits for `seconds`, or until the client says something more."""
-        if seconds <= 0:
-            return
-        timer = self.loop.call_later(seconds, self.wake)
-        try:
-            await self.fill()
-        finally:
-            timer.cancel()
-
-    async def _proxy_header(self) -> None:
-        """The header of a listed peer. One that says nothing is a probe, and is greeted for what it is."""
-        deadline = self.loop.time() + self.ingress.settings.proxy_timeout
-        while True:
-            if self.buffer:
-                if not proxy.begins_like_proxy(self.buffer):
-                    break  # a direct client on a listed address; what it may say before the greeting is judged there
-                try:
-                    source = proxy.take(self.buffer)
-                except proxy.ProxyError as error:
-                    log.warning("session.proxy_header_refused", peer=self.peer, error=str(error))
-                    raise HangUpError from error
-                if source is not None:
-                    if source.address:
-                        self.peer = _plain(source.address)
-                        return
-                    break  # it speaks for itself: a health check
-            left = deadline - self.loop.time()
-            if left <= 0:
-                if self.buffer:
-                    raise HangUpError
-                break
-            await self._pause(left)
-        self.trusted_peer = False
-
-    async def _secure(self, certificates: Certificates, ready: bytes = b"") -> None:
-        """TLS, then a session that begins anew (RFC 3207 4.2)."""
-        await self.start_tls(certificates.context, self.ingress.settings.tls_timeout, ready=ready)
-        if self.tls is not None:
-            if is_foreign(self.tls):
-                log.info("session.foreign_protocol", peer=self.peer)
-                raise HangUpError(linger=False)
-            cipher = self.tls.cipher()
-            self.tls_words = f"{self.tls.version()} {cipher[0] if cipher else 'unknown'}"
 
     # -- commands
 
@@ -258,7 +144,7 @@ class Dialogue(Connection):
         if end < 0:
             if len(buffer) >= limit:
                 self.answer(Replies.LINE_TOO_LONG(limit=limit))
-            if buffer and buffer[0] == _TLS_HANDSHAKE:
+            if buffer and buffer[0] == TLS_HANDSHAKE:
                 self.answer(Replies.NOT_SMTP())
             return None
         line = bytes(memoryview(buffer)[: end + 1])
@@ -276,19 +162,6 @@ class Dialogue(Connection):
         limit = MAX_LINE if verb == b"AUTH" else MAX_PATH_COMMAND if verb in (b"MAIL", b"RCPT") else MAX_COMMAND
         if len(line) > limit - 2:
             self.answer(Replies.AUTH_TOO_LONG() if verb == b"AUTH" else Replies.LINE_TOO_LONG(limit=limit))
-
-    def answer(self, answer: Answer) -> None:
-        """Says it and counts what is a refusal. Raises HangUpError when the connection ends with it."""
-        if answer.code >= 400:
-            self.ingress.count_refusal(answer.name)
-        if answer.close:
-            self.say(answer.line)
-            raise HangUpError
-        if answer.code >= 500:
-            self.errors += 1
-            if self.errors > MAX_ERRORS:
-                self.answer(Replies.TOO_MANY_ERRORS())
-        self.say(answer.line)
 
     def idle_command(self) -> None:
         """Counts a command that brings no mail nearer."""
@@ -341,7 +214,7 @@ class Dialogue(Connection):
             self.answer(Replies.TLS_UNAVAILABLE())
         else:
             self.idle_command()
-            await self._secure(certificates, Replies.READY_FOR_TLS().line)
+            await self.secure(certificates, Replies.READY_FOR_TLS().line)
             # RFC 3207 4.2: what was known in clear is forgotten, the client's name too.
             self.abandon()
             self.helo, self.extended = "", False
@@ -434,11 +307,6 @@ class Dialogue(Connection):
             return
         self.say(Replies.BYE().line)
         raise HangUpError(linger=False)
-
-
-def _plain(address: str) -> str:
-    """An IPv4 address that came in over an IPv6 socket, as IPv4."""
-    return address[7:] if address.startswith("::ffff:") and "." in address else address
 
 
 def _host(argument: str) -> bool:
