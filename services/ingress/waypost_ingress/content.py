@@ -129,13 +129,13 @@ class DataReader:
 class ChunkReader:
     """Reads the chunks of one BDAT transaction (RFC 3030 2): `chunk(size)`, then `feed` until it says True."""
 
-    __slots__ = ("_left", "_segments", "fault", "limit", "size")
+    __slots__ = ("_content", "_left", "fault", "limit", "size")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.size = 0
         self.fault: Fault | None = None
-        self._segments: list[bytes] = []
+        self._content = bytearray()  # one piece, since a client may send its chunk an octet at a time
         self._left = 0
 
     def chunk(self, size: int) -> None:
@@ -151,14 +151,14 @@ class ChunkReader:
             self._left -= len(part)
             if self.fault is None:
                 self.size += len(part)
-                self._segments.append(part)
+                self._content += part
         return self._left == 0
 
     def drop(self, fault: Fault) -> None:
         """Refuses the content; what was kept is forgotten, what comes is read and forgotten."""
         if self.fault is None:
             self.fault = fault
-        self._segments.clear()
+        self._content.clear()
         self.size = 0
 
     def content(self) -> bytes | None:
@@ -167,9 +167,8 @@ class ChunkReader:
         BINARYMIME is not announced, so chunks too hold text in lines of CRLF (RFC 3030 3). They may cut a line
         anywhere, hence the look at the whole.
         """
-        content = b"".join(self._segments)
-        fault = line_fault(content)
+        fault = line_fault(self._content)
         if fault is None:
-            return content
+            return bytes(self._content)
         self.drop(fault)
         return None

@@ -66,6 +66,7 @@ class Dialogue(Arrival):
         self.helo = ""
         self.extended = False  # said EHLO, so it knows of PIPELINING
         self.idle_commands = 0
+        self.patience = ingress.settings.command_timeout  # s, what `deadline` was made of: for the reply
         self.at_rest = False  # waiting for a command, nothing half done
 
     # -- life
@@ -102,7 +103,7 @@ class Dialogue(Arrival):
         if self._write_paused:  # it does not read either
             self.abort()
             return
-        self.say(Replies.TIMED_OUT(seconds=round(self.ingress.settings.command_timeout)).line)
+        self.say(Replies.TIMED_OUT(seconds=round(self.patience)).line)
         await self.hang_up(linger=False)
 
     # -- commands
@@ -117,6 +118,7 @@ class Dialogue(Arrival):
             if line is None:
                 if not self.at_rest:
                     self.at_rest = True
+                    self.patience = timeout
                     self.deadline = self.loop.time() + timeout
                 await self.fill()
                 continue
@@ -265,7 +267,8 @@ class Dialogue(Arrival):
     async def _ask(self, challenge: Challenge) -> bytes | None:
         """One challenge and its response; None when the client cancelled, and was told so."""
         self.say(challenge.line)
-        self.deadline = self.loop.time() + self.ingress.settings.command_timeout
+        self.patience = self.ingress.settings.command_timeout
+        self.deadline = self.loop.time() + self.patience
         while (line := self.take_line(MAX_LINE)) is None:
             await self.fill()
         if line == b"*":

@@ -18,7 +18,7 @@ from waypost_queue.model import Recipient
 from .acceptance import Submission
 from .budget import Reservation
 from .connection import ClientGoneError
-from .content import ChunkReader, DataReader, Fault
+from .content import SEGMENT, ChunkReader, DataReader, Fault
 from .dialogue import Command, Dialogue
 from .parameters import MailParameters, mail_parameters, rcpt_parameters
 
@@ -159,7 +159,7 @@ class Session(Dialogue):
         while not reader.feed(buffer):
             if reader.false_end(buffer):
                 self.answer(Replies.BARE_LINE_END())
-            if reader.size and not self._room.cover(reader.size):
+            if reader.size > SEGMENT and not self._room.cover(reader.size):
                 reader.drop(Fault.ROOM)
             await clock.fill()
         self.deadline = math.inf
@@ -188,7 +188,7 @@ class Session(Dialogue):
             self.answer(Replies.PIPELINED_TOO_EARLY(command="BDAT"))
         clock = _Progress(self)
         while not reader.feed(self.buffer):
-            if reader.size and not self._room.cover(reader.size):
+            if reader.size > SEGMENT and not self._room.cover(reader.size):
                 reader.drop(Fault.ROOM)
             await clock.fill()
         self.deadline = math.inf
@@ -240,7 +240,7 @@ class Session(Dialogue):
         )
         self.transaction = None  # from here on the acceptor gives back what is not used
         try:
-            if len(content) > DISCARD and not self._room.cover(len(content)):
+            if len(content) > SEGMENT and not self._room.cover(len(content)):
                 self.abandon()
                 self.answer(Replies.STORE_FULL(reason="too many large mails are arriving at this moment"))
                 return
@@ -278,7 +278,8 @@ class _Progress:
         self._session = session
         self._started = session.loop.time()
         self._arrived = 0
-        session.deadline = self._started + session.ingress.settings.data_timeout
+        session.patience = session.ingress.settings.data_timeout
+        session.deadline = self._started + session.patience
 
     async def fill(self) -> None:
         session = self._session
