@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.support.nats import LAYOUT, NatsServer, prepared
 
+from tests.support.nats import LAYOUT, NatsServer, prepared
 from waypost_queue.store import Store
 from waypost_queue.streams import Layout
 

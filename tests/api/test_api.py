@@ -5,8 +5,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.support.nats import LAYOUT
 
+from tests.support.nats import LAYOUT
 from waypost_api.app import create
 from waypost_api.history.database import Database
 from waypost_api.history.rows import rows_of

@@ -1,8 +1,8 @@
 """Resources to configuration: what is in force, what is not and why."""
 
 import pytest
-from tests.config.support import compiled, domain, fact, manifests, namespace, policy, secret
 
+from tests.config.support import compiled, domain, fact, manifests, namespace, policy, secret
 from waypost_config.compiler import Settings, compile_manifests
 from waypost_config.credentials import WantedSecret
 from waypost_queue import config

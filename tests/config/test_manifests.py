@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from tests.config.support import domain, good, manifests, secret
 
+from tests.config.support import domain, good, manifests, secret
 from waypost_config.check import check
 from waypost_config.manifests import load
 from waypost_config.resources import Key

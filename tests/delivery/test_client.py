@@ -4,9 +4,9 @@ import asyncio
 import contextlib
 
 import pytest
+
 from tests.delivery.transport_lab import CONTENT, SHORT, Lab
 from tests.support.nexthop import DROP, EXTENSIONS, HANG, Drip, NextHop, Then
-
 from waypost_delivery.transport import DeliveryPlan
 from waypost_queue.config import DestinationLimits
 from waypost_queue.errors import OwnershipLostError

@@ -3,8 +3,8 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.delivery.transport_lab import CONTENT, job
 
+from tests.delivery.transport_lab import CONTENT, job
 from waypost_delivery.client_commands import dot_stuffed, envelope, xtext
 from waypost_delivery.client_replies import Answer, GarbageError, ReplyParser, printable, throttles, to_reply
 from waypost_queue.model import Recipient, Reply

@@ -3,8 +3,8 @@
 import asyncio
 
 import pytest
-from tests.support.dns import DnsServer
 
+from tests.support.dns import DnsServer
 from waypost_delivery.dns import DnsTemporaryError, NoNameError, Resolver
 
 

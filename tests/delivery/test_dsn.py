@@ -10,8 +10,8 @@ from email.utils import parsedate_to_datetime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.delivery.works import CONTENT, LATER, NO_USER, NOW, OK, mail, recipient
 
+from tests.delivery.works import CONTENT, LATER, NO_USER, NOW, OK, mail, recipient
 from waypost_delivery import dsn, dsn_text
 from waypost_queue import ids
 from waypost_queue.model import Mail, Recipient, Reply, Report, ReportKind, Settled

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from msgspec import structs
 from pydantic import SecretStr
-from tests.delivery.works import CONTENT, LATER, NO_USER, NOW, OK, mail, recipient, work
 
+from tests.delivery.works import CONTENT, LATER, NO_USER, NOW, OK, mail, recipient, work
 from waypost_delivery.handler import Delivery, Options
 from waypost_delivery.transport import Attempted, Job, RecipientOutcome, SiteBusyError, SiteInfo
 from waypost_queue import subjects

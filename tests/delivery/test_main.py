@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr, ValidationError
+
 from tests.support.dns import DnsServer
 from tests.support.nats import LAYOUT, NatsServer
 from tests.support.nexthop import NextHop
 from tests.support.wait import eventually
-
 from waypost_delivery import main
 from waypost_delivery.passwords import Passwords
 from waypost_delivery.settings import DeliverySettings

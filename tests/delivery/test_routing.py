@@ -1,8 +1,8 @@
 """Routes: MX order, fallback, null MX, loops, and addresses to which nothing is sent."""
 
 import pytest
-from tests.support.dns import DnsServer
 
+from tests.support.dns import DnsServer
 from waypost_delivery.dns import Resolver
 from waypost_delivery.routing import Host, Router, UnroutableError, address_allowed, site_name
 from waypost_delivery.transport import TransportSettings

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import pytest
 from msgspec import structs
-from tests.delivery.works import LATER, NO_USER, NOW, OK, mail, recipient, work
 
+from tests.delivery.works import LATER, NO_USER, NOW, OK, mail, recipient, work
 from waypost_delivery.schedule import Decided, Terms, decide, delay, end, reports
 from waypost_delivery.transport import RecipientOutcome
 from waypost_queue import ids

@@ -5,7 +5,6 @@ from contextlib import AsyncExitStack
 from typing import Any, Self
 
 from tests.support.dns import DnsServer
-
 from waypost_delivery.smtp import SmtpTransport
 from waypost_delivery.transport import Attempted, DeliveryPlan, Job, Timeouts, TransportSettings
 from waypost_queue.model import Mail, Recipient

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+
 from tests.support.dns import DnsServer
 from tests.support.lab import Lab, domain
 from tests.support.nexthop import NextHop

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import argon2
 import pytest
+
 from tests.support.dns import DnsServer
 from tests.support.lab import Lab, domain
 from tests.support.nexthop import NextHop
-
 from waypost_cli.dev import tls
 from waypost_queue.config import CredentialConfig, DomainConfig, Sender, Subject
 

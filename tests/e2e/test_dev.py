@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from tests.support.ports import free_ports
 from tests.support.wait import eventually
 

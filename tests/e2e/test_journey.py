@@ -6,11 +6,11 @@ import email.policy
 import smtplib
 
 import pytest
+
 from tests.support.lab import Lab, domain
 from tests.support.nexthop import NextHop
 from tests.support.odd import messages
 from tests.support.wait import eventually
-
 from waypost_queue.config import Retry
 
 pytestmark = pytest.mark.timeout(120)

@@ -4,11 +4,11 @@ import collections
 import random
 
 import pytest
+
 from tests.support.dns import DnsServer
 from tests.support.lab import Lab, domain
 from tests.support.nexthop import NextHop
 from tests.support.wait import eventually
-
 from waypost_queue.config import Retry
 
 from .load import Load

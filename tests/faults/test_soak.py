@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from msgspec import structs
+
 from tests.faults.soak.__main__ import cases, parse, soak
 
 pytestmark = pytest.mark.faults

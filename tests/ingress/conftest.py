@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import uvloop
+
 from tests.ingress.lab import LAYOUT, Lab, LabFactory
 from tests.support.nats import NatsServer, prepared
 

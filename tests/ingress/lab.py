@@ -17,8 +17,8 @@ from types import TracebackType
 from typing import Any
 
 import argon2
-from tests.support.certs import Authority
 
+from tests.support.certs import Authority
 from waypost_ingress.acceptance import Acceptor
 from waypost_ingress.auth import Authenticator
 from waypost_ingress.ingress import Ingress, listeners

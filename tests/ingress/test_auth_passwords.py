@@ -31,7 +31,7 @@ def checker():
 checker_time = [0.0]
 
 
-@pytest.mark.parametrize("encoded", [ARGON2, scrypt("secret")])
+@pytest.mark.parametrize("encoded", [ARGON2, scrypt("secret")], ids=["argon2id", "scrypt"])
 def test_the_right_password_and_no_other_is_right(encoded):
     assert verify(encoded, "secret")
     assert not verify(encoded, "Secret")

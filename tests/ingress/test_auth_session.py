@@ -7,8 +7,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.ingress.lab import PASSWORD, Client, Lab, LabFactory, snapshot
 
+from tests.ingress.lab import PASSWORD, Client, Lab, LabFactory, snapshot
 from waypost_config import devtoken
 from waypost_ingress.auth import Authenticator, LockoutRules, Lockouts
 from waypost_queue.config import Meta, Snapshot, Subject

@@ -3,8 +3,8 @@
 import asyncio
 
 import pytest
-from tests.ingress.lab import Lab, LabFactory
 
+from tests.ingress.lab import Lab, LabFactory
 from waypost_ingress.listeners import close_all
 
 BODY = b"From: app@example.test\r\n\r\n"

@@ -3,6 +3,7 @@
 import time
 
 import pytest
+
 from tests.ingress.lab import Lab
 
 BODY = b"From: app@example.test\r\n\r\nx\r\n"

@@ -4,9 +4,9 @@ import asyncio
 import tracemalloc
 
 import pytest
+
 from tests.ingress.lab import LAYOUT, Lab, LabFactory
 from tests.support.nats import NatsServer, prepared
-
 from waypost_ingress import session as session_module
 from waypost_queue.intake import Intake, IntakeFullError, IntakeUnavailableError
 

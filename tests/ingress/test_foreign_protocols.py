@@ -5,6 +5,7 @@ import contextlib
 import ssl
 
 import pytest
+
 from tests.ingress.lab import Lab, LabFactory
 
 

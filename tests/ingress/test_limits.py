@@ -3,8 +3,8 @@
 import asyncio
 
 import pytest
-from tests.ingress.lab import Client, Lab, LabFactory, snapshot
 
+from tests.ingress.lab import Client, Lab, LabFactory, snapshot
 from waypost_ingress import arrival, dialogue
 
 BODY = b"From: app@example.test\r\n\r\n"

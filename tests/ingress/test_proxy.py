@@ -6,8 +6,8 @@ import ssl
 import struct
 
 import pytest
-from tests.ingress.lab import Lab, LabFactory, snapshot
 
+from tests.ingress.lab import Lab, LabFactory, snapshot
 from waypost_ingress.proxy import ProxyError, Source, take
 from waypost_policy.index import ConfigIndex
 

@@ -1,8 +1,8 @@
 """Who may send what to whom: never an open relay, and no address that routes."""
 
 import pytest
-from tests.ingress.lab import Lab, LabFactory, snapshot
 
+from tests.ingress.lab import Lab, LabFactory, snapshot
 from waypost_policy.index import ConfigIndex
 from waypost_queue.config import Snapshot
 

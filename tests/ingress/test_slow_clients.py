@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+
 from tests.ingress.lab import Client, LabFactory
 
 

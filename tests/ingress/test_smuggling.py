@@ -1,6 +1,7 @@
 """Only CRLF . CRLF ends a mail; whatever else might be taken for an end is refused, and nothing of it is relayed."""
 
 import pytest
+
 from tests.ingress.lab import Lab
 
 HEADER = b"From: app@example.test\r\n\r\nfirst"

@@ -5,6 +5,7 @@ import ssl
 import warnings
 
 import pytest
+
 from tests.ingress.lab import Lab
 
 

@@ -5,10 +5,10 @@ import ssl
 from pathlib import Path
 
 import pytest
+
 from tests.ingress.lab import Lab
 from tests.support.certs import Authority
 from tests.support.wait import eventually
-
 from waypost_ingress.tls import Certificates
 
 

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from tests.ingress.lab import snapshot
 from tests.support.certs import Authority
 from tests.support.nats import NatsServer
 from tests.support.ports import free_ports
 from tests.support.wait import eventually
-
 from waypost_queue import codec, configwatch
 from waypost_queue.model import Bundle
 from waypost_queue.service import admin

@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+
 from tests.config.support import domain
 from tests.support.nats import LAYOUT, NatsServer
 from tests.support.wait import eventually
-
 from waypost_config import devtoken
 from waypost_config.status import STATUS_PREFIX, StoredObject
 from waypost_queue import codec, natsconf

@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+
 from tests.config.support import domain, secret
 from tests.support.nats import NatsServer
 from tests.support.wait import eventually
-
 from waypost_config.compiler import Settings
 from waypost_config.credentials import Server
 from waypost_config.reader import documents

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 from msgspec import structs
+
 from tests.support.engine import (
     FAST,
     FakeHandler,
@@ -19,7 +20,6 @@ from tests.support.engine import (
     ticket_of,
 )
 from tests.support.wait import eventually
-
 from waypost_queue import pause
 from waypost_queue.engine import Slots
 from waypost_queue.held import Held

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+
 from tests.support.engine import (
     FAST,
     FakeHandler,
@@ -13,7 +14,6 @@ from tests.support.engine import (
     running,
     ticket_at,
 )
-
 from waypost_queue import ids
 from waypost_queue.errors import FullError
 from waypost_queue.store import PubAck, Store

@@ -2,6 +2,7 @@
 
 import pytest
 from msgspec import structs
+
 from tests.support.engine import (
     FAST,
     FakeHandler,
@@ -19,7 +20,6 @@ from tests.support.engine import (
     ticket_of,
 )
 from tests.support.wait import eventually
-
 from waypost_queue import codec, poison
 from waypost_queue.kv import Bucket
 from waypost_queue.model import Settled, Settlement

@@ -3,8 +3,8 @@
 import asyncio
 
 import pytest
-from tests.support.nats import NatsServer, connected
 
+from tests.support.nats import NatsServer, connected
 from waypost_queue import codec, eventlog
 from waypost_queue.eventlog import EventLog, new_id
 from waypost_queue.events import Event, EventBatch

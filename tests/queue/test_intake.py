@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from tests.support.nats import LAYOUT, NatsServer
 
+from tests.support.nats import LAYOUT, NatsServer
 from waypost_queue import codec, ids, intake, subjects
 from waypost_queue.intake import Intake, IntakeFullError, IntakeUnavailableError
 from waypost_queue.model import INLINE_LIMIT, Bundle, Mail, Recipient

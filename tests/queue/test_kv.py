@@ -3,8 +3,8 @@
 import asyncio
 
 import pytest
-from tests.support.nats import NatsServer, connected
 
+from tests.support.nats import NatsServer, connected
 from waypost_queue.errors import FencedError
 from waypost_queue.kv import Bucket, Changes
 from waypost_queue.store import Store

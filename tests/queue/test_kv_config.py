@@ -3,8 +3,8 @@
 import asyncio
 
 import pytest
-from tests.support.nats import NatsServer, connected
 
+from tests.support.nats import NatsServer, connected
 from waypost_queue import codec, configwatch
 from waypost_queue.config import CredentialConfig, DestinationConfig, DomainConfig, Meta, Sender, Snapshot, Subject
 from waypost_queue.configwatch import ConfigWatch, publish

@@ -1,7 +1,6 @@
 """The server configuration that Waypost renders is one that the server takes and that keeps mail."""
 
 from tests.support.nats import NatsServer, connected
-
 from waypost_queue.store import Store
 
 

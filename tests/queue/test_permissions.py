@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from nats.aio.msg import Msg
-from tests.support.nats import LAYOUT, NatsServer, prepared
 
+from tests.support.nats import LAYOUT, NatsServer, prepared
 from waypost_queue import codec, connect, eventlog, natsconf
 from waypost_queue.config import Meta, Snapshot
 from waypost_queue.configwatch import ConfigWatch, publish

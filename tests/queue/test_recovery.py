@@ -6,6 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 import pytest
+
 from tests.support.engine import (
     FAST,
     FakeHandler,
@@ -25,7 +26,6 @@ from tests.support.engine import (
 )
 from tests.support.nats import NatsServer, connected
 from tests.support.wait import eventually
-
 from waypost_queue import codec, ids, pause, subjects
 from waypost_queue.errors import FencedError
 from waypost_queue.model import Bundle, Report, Settled, Settlement

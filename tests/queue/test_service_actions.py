@@ -4,6 +4,7 @@ import time
 from collections.abc import AsyncIterator
 
 import pytest
+
 from tests.queue.service_parts import (
     ack,
     counted,
@@ -20,7 +21,6 @@ from tests.queue.service_parts import (
     ticket,
 )
 from tests.support.wait import eventually
-
 from waypost_queue import codec, ids, subjects
 from waypost_queue.events import Event
 from waypost_queue.kv import Bucket
@@ -248,6 +248,9 @@ async def test_a_release_takes_back_a_hold_that_is_not_yet_heeded(store: Store, 
 
 async def test_what_is_nowhere_or_misspelt_is_said_to_be(store: Store, leader: Leader) -> None:
     assert (await ask(store, "delete", ids.mail_id(time.time(), 0))).error == "not-found"
+    assert (await ask(store, "delete", "bundle-5-0")).error == "not-found"
+    assert (await ask(store, "delete", "bundle-5-3")).error == "not-found"
+    assert (await ask(store, "delete", "bundle-x")).error == "not-found"
     answer = await ask(store, "delete", "hello")
     assert answer.error == "not-found"
     assert "27 characters" in answer.detail
@@ -263,9 +266,9 @@ async def test_a_bundle_held_whole_goes_back_to_intake_and_the_hold_stays_until_
     held = subjects.held_bundle(0, "default", "fast", 77)
     headers = {"Nats-Schedule": schedule_time(FAR), "Nats-Schedule-Target": moves.in_state(held, "ready")}
     await store.publish(held, codec.encode(Bundle(mails=(one,))), headers)
-    assert (await ask(store, "bounce", "bundle-77")).error == "refused"
-    assert (await ask(store, "release", "bundle-77")).acted == 1
-    assert (await ask(store, "release", "bundle-77")).acted == 1  # twice makes no second copy
+    assert (await ask(store, "bounce", "bundle-77-0")).error == "refused"
+    assert (await ask(store, "release", "bundle-77-0")).acted == 1
+    assert (await ask(store, "release", "bundle-77-0")).acted == 1  # twice makes no second copy
     (message,) = await pull(store, "INTAKE-0", 5)
     bundle = codec.decode(message.data, Bundle)
     assert (bundle.marked, bundle.origin_seq, bundle.origin_time) == (True, 77, one.accepted)

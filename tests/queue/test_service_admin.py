@@ -1,8 +1,8 @@
 """Streams and consumers: made once, upgraded in place, never made because a look-up failed."""
 
 import pytest
-from tests.support.nats import LAYOUT, NatsServer
 
+from tests.support.nats import LAYOUT, NatsServer
 from waypost_queue import subjects
 from waypost_queue.errors import StoreError
 from waypost_queue.service import admin

@@ -3,8 +3,8 @@
 import asyncio
 
 import pytest
-from tests.support.nats import LAYOUT, NatsServer, connected
 
+from tests.support.nats import LAYOUT, NatsServer, connected
 from waypost_queue import lease
 from waypost_queue.lease import Lease
 from waypost_queue.service import admin

@@ -9,10 +9,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+
 from tests.queue.service_parts import defer, entries, mail, ticket
 from tests.support.nats import NatsServer, connected
 from tests.support.wait import eventually
-
 from waypost_queue import codec, control, listing
 from waypost_queue.config import DomainConfig, Meta, Snapshot
 from waypost_queue.configwatch import publish

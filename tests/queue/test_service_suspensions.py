@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 from msgspec import structs
+
 from tests.queue.service_parts import PACE, counted, entries, hold, leading, mail, pull, queue_messages, ticket
 from tests.support.wait import eventually
-
 from waypost_queue import codec
 from waypost_queue.config import DestinationConfig, DestinationLimits, DomainConfig, Meta, Snapshot
 from waypost_queue.model import Ticket

@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 from msgspec import structs
+
 from tests.queue.service_parts import ack, counted, leading, pull
 from tests.support.engine import FakeHandler, count, emptied, mail, put, put_ticket, running, settle, ticket_of
 from tests.support.nats import LAYOUT
-
 from waypost_queue import codec, control
 from waypost_queue.kv import Bucket, Changes
 from waypost_queue.model import Bundle, ControlMark, ControlRequest, Settled, Settlement

@@ -4,8 +4,8 @@ import os
 from collections.abc import AsyncIterator
 
 import pytest
-from tests.support.nats import NatsServer
 
+from tests.support.nats import NatsServer
 from waypost_queue import ids
 from waypost_queue.errors import FullError, UnavailableError
 from waypost_queue.model import CHUNK, Mail

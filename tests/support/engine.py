@@ -6,8 +6,8 @@ import time
 from collections.abc import AsyncIterator, Callable
 
 from msgspec import structs
-from tests.support.wait import eventually
 
+from tests.support.wait import eventually
 from waypost_queue import codec, ids, subjects
 from waypost_queue.engine import Engine, Slots
 from waypost_queue.model import (
@@ -17,8 +17,8 @@ from waypost_queue.model import (
     Recipient,
     Reply,
     Report,
-    Settled,
     SettleBatch,
+    Settled,
     Settlement,
     Ticket,
 )
@@ -207,7 +207,7 @@ async def emptied(store: Store, timeout: float = 12.0) -> None:
 
 
 async def take(store: Store, kind: str, lane: str, ack: bytes | None = b"-NAK") -> None:
-    """Takes one message out of a lane as an earlier worker would, and gives it back: its next delivery is a further one."""
+    """Takes one message out of a lane as an earlier worker would, and gives it back: its next is a further delivery."""
     inbox = store.nc.new_inbox()
     subscription = await store.nc.subscribe(inbox)
     stream = "INTAKE-0" if kind == "bundle" else "QUEUE-0"

@@ -14,10 +14,10 @@ from pathlib import Path
 from types import TracebackType
 
 import httpx
+
 from tests.support.nats import NatsServer
 from tests.support.ports import free_ports
 from tests.support.wait import eventually
-
 from waypost_queue import configwatch
 from waypost_queue.config import DomainConfig, Meta, Retry, Sender, Snapshot, Subject
 from waypost_queue.store import Store

@@ -10,7 +10,6 @@ from pathlib import Path
 from types import TracebackType
 
 from tests.support.wait import eventually
-
 from waypost_queue import natsconf
 from waypost_queue.errors import StoreError
 from waypost_queue.service import admin

@@ -9,10 +9,9 @@ import socket
 import sys
 from pathlib import Path
 
-from waypost_queue.permissions import permissions
-
 from waypost_cli.exits import Exit, fail
 from waypost_queue import natsconf
+from waypost_queue.permissions import permissions
 
 from . import tls
 from .options import LOOPBACK, SERVICES, DevOptions, DevState

@@ -6,8 +6,8 @@ import os
 import structlog
 import uvicorn
 from pydantic import ValidationError
-from waypost_queue.connect import open_store
 
+from waypost_queue.connect import open_store
 from waypost_runtime import health, logs, metrics, process
 from waypost_runtime.health import Health
 

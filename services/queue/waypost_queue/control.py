@@ -3,7 +3,7 @@
 import asyncio
 from typing import Final
 
-from . import codec, ids, subjects
+from . import codec, listing, subjects
 from .errors import StoreError, UnavailableError
 from .model import ControlAnswer, ControlRequest
 from .store import Store
@@ -17,9 +17,12 @@ async def act(store: Store, request: ControlRequest) -> ControlAnswer:
     """Sends the request to the mail's shard; an answer comes in any case.
 
     Its error is "unavailable" when no queue service is there (503, nothing was done) or none answered (it may have
-    been done: asking again is safe, each action is fenced).
+    been done: asking again is safe, each action is fenced), "not-found" for what is no mail id.
     """
-    subject = subjects.control(ids.shard_of(request.mail))
+    try:
+        subject = subjects.control(listing.shard_of(request.mail))
+    except ValueError as error:
+        return ControlAnswer(error="not-found", detail=str(error))
     payload = codec.encode(request)
     for attempt in range(1, _ATTEMPTS + 1):
         try:

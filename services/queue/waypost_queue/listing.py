@@ -218,7 +218,7 @@ def read(stored: Stored) -> Found:
         reason = stored.headers.get(REASON_HEADER, str(error))
         stand_in = Ticket(
             mail=Mail(
-                id=at.mail,
+                id=f"{at.mail}-{at.shard:x}" if at.mail.startswith(HELD_BUNDLE) else at.mail,
                 sender="",
                 recipients=(Recipient(address="", domain=domain),),
                 size=len(stored.data),
@@ -232,6 +232,14 @@ def read(stored: Stored) -> Found:
             hold=Hold(cause="format", reason=f"{what} that can't be decoded: {reason}", since=stored.time),
         )
         return Found(stored.subject, stored.seq, stand_in, str(error), stored.data, original, due_of(stored))
+
+
+def shard_of(entry: str) -> int:
+    """The shard of a mail id, or of a bundle that is held whole (`bundle-<seq>-<shard>`). Raises ValueError."""
+    if entry.startswith(HELD_BUNDLE):
+        _, _, shard = entry.removeprefix(HELD_BUNDLE).partition("-")
+        return int(shard, 16)
+    return ids.shard_of(ids.parse_mail_id(entry))
 
 
 def due_of(stored: Stored) -> float:

@@ -121,7 +121,9 @@ class Store:
         return lambda: self._on_reconnect.remove(callback)
 
     async def connect(self, timeout: float | None = None) -> None:
-        """Connects, or raises UnavailableError after `timeout` seconds (None: that of the options); once connected it reconnects for ever.
+        """Connects within `timeout` seconds (None: as the options say); once connected it reconnects for ever.
+
+        Raises UnavailableError.
 
         pending_size=0: otherwise a publish that timed out in an outage could still be stored later.
         """

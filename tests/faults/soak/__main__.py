@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 import structlog
+
 from tests.faults.soak.run import Case, Run, stamp
 
 POINTS = (

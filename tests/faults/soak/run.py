@@ -18,9 +18,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
+
 from tests.faults.soak.verdict import Key, Verdict, judge
 from tests.faults.soak.worker import TIMING, Settings, layout
-
 from waypost_queue import codec, ids, subjects
 from waypost_queue.errors import StoreError
 from waypost_queue.model import INLINE_LIMIT, Bundle, Mail, Recipient, SettleBatch

@@ -21,8 +21,8 @@ from pathlib import Path
 import msgspec
 import structlog
 import uvloop
-from tests.faults.soak import broken
 
+from tests.faults.soak import broken
 from waypost_queue import ids, pause
 from waypost_queue.engine import Engine, Slots
 from waypost_queue.errors import OwnershipLostError, StoreError

@@ -3,9 +3,9 @@
 from typing import Annotated
 
 from fastapi import Depends, Path, Request
-from waypost_queue.inbox import Inbox
 
 from waypost_queue import ids
+from waypost_queue.inbox import Inbox
 from waypost_queue.store import Store
 
 from ..auth import caller

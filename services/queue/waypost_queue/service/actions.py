@@ -228,7 +228,10 @@ class Actions:
     # -- a bundle that is held whole
 
     async def _held_bundle(self, request: ControlRequest) -> ControlAnswer:
-        found = await listing.entries_at(self._store, self._shard, f"q{self._shard}.hold.*.*.=.{request.mail}.0")
+        if listing.shard_of(request.mail) != self._shard:
+            raise ValueError(f"{request.mail} is not of shard {self._shard}")
+        bundle = request.mail.rpartition("-")[0]
+        found = await listing.entries_at(self._store, self._shard, f"q{self._shard}.hold.*.*.=.{bundle}.0")
         if not found:
             return ControlAnswer(error="not-found", detail=f"no {request.mail} is held in shard {self._shard}")
         if request.action == "bounce":
