@@ -79,3 +79,12 @@ async def test_old_messages_are_pruned_with_all_that_belongs_to_them(database: D
     assert await database.events(MAIL) == []
     assert await database.message(new) is not None
     assert await database.prune(before=100) == 0
+
+
+async def test_what_was_told_of_a_message_without_its_acceptance_goes_with_its_time(database: Database):
+    await database.apply(rows_of([moved("relayed", 51, 1, 250)]), 1)
+    assert await database.prune(before=50) == 0
+    assert len(await database.events(MAIL)) == 1
+    await database.prune(before=100)
+    assert await database.message(MAIL) is None
+    assert await database.events(MAIL) == []

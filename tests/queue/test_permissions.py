@@ -1,7 +1,7 @@
 """Each service's user may do what it does and nothing that takes mail out; a misfit is found before the first 250."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -97,8 +97,8 @@ async def test_api_reads_history_inbox_and_status(server: NatsServer) -> None:
     store = await as_service(server, "api")
     told: asyncio.Queue[int] = asyncio.Queue()
 
-    async def callback(seq: int, batch: EventBatch) -> None:
-        told.put_nowait(len(batch.events))
+    async def callback(seq: int, events: Sequence[Event]) -> None:
+        told.put_nowait(len(events))
 
     reader = asyncio.create_task(eventlog.read(store, 1, callback))
     assert await told.get() == 1

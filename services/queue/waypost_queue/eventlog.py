@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import os
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -28,6 +28,7 @@ log = structlog.get_logger(__name__)
 MAX_EVENTS: Final = 100  # a batch
 MAX_BYTES: Final = 256 * 1024  # octets a batch; a single larger event goes alone
 MAX_WAITING: Final = 16 << 20  # octets that wait
+MAX_READ: Final = 2000  # events a call of a reader
 LINGER: Final = 0.02  # s that the first event of a batch waits for others: nobody waits for it
 _RETRY_FIRST: Final = 0.25  # s, doubled up to
 _RETRY_LAST: Final = 5.0
@@ -177,12 +178,13 @@ class EventLog:
             delay = min(delay * 2, _RETRY_LAST)
 
 
-async def read(store: Store, from_seq: int, callback: Callable[[int, EventBatch], Awaitable[None]]) -> None:
-    """Hands `callback` every batch of EVENTS from stream sequence `from_seq` on, in order, then each as it comes.
+async def read(store: Store, from_seq: int, callback: Callable[[int, Sequence[Event]], Awaitable[None]]) -> None:
+    """Hands `callback` the events of EVENTS from stream sequence `from_seq` on, in order, then those that come.
 
-    Runs until cancelled; reconnects by itself. The callback gets the batch's sequence: the reader that was ended goes
-    on at that one + 1. Batches that EVENTS has dropped for age or room are passed over, those that can't be decoded
-    are logged and passed over. An exception of the callback ends the reader and is raised.
+    What was there at once comes in one call (of about `MAX_READ` events), with the sequence of its last batch: a reader
+    that was ended goes on at that one + 1. Runs until cancelled; reconnects by itself. Batches that EVENTS has dropped
+    for age or room are passed over, those that can't be decoded are logged and passed over. An exception of the
+    callback ends the reader and is raised.
     """
     position = from_seq
 
@@ -191,15 +193,19 @@ async def read(store: Store, from_seq: int, callback: Callable[[int, EventBatch]
 
     async def deliver(batch: Batch) -> None:
         nonlocal position
+        events: list[Event] = []
+        last = batch.messages[-1].seq if batch.messages else 0
         for message in batch.messages:
             try:
-                events = codec.decode(message.data, EventBatch)
+                events += codec.decode(message.data, EventBatch).events
             except codec.UndecodableError as error:
                 UNREADABLE.add(1)
                 log.error("eventlog.unreadable", seq=message.seq, error=str(error))
-            else:
+            if events and (len(events) >= MAX_READ or message.seq == last):
                 await callback(message.seq, events)
-            position = message.seq + 1
+                events = []
+                position = message.seq + 1
+        position = max(position, last + 1)
 
     reader = OrderedReader(store, subjects.EVENTS_STREAM, "events.>", begin, deliver)
     reader.start()

@@ -7,20 +7,21 @@ from typing import Any, TypeVar
 
 import msgspec
 import structlog
-from sqlalchemy import Connection, Engine, create_engine, delete, event, func, inspect, select
+from sqlalchemy import Connection, Engine, bindparam, create_engine, delete, event, func, inspect, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from waypost_queue.events import Event
 
-from .rows import RANK, Rows
+from .rows import END, Rows
 from .schema import VERSION, cursor, events, messages, metadata, recipients
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 _READERS = 4
-_END = RANK["delivered"]
 MAX_EVENTS_SHOWN = 500
+_MOVED = ("state", "rank", "at", "attempts", "next_attempt", "code", "enhanced", "text", "mta", "destination")
+_SET_CURSOR = cursor.update().values(seq=bindparam("reached"))
 
 
 class Database:
@@ -33,13 +34,27 @@ class Database:
         self._writer = ThreadPoolExecutor(1, "history-writer")
         self._readers = ThreadPoolExecutor(_READERS, "history-reader")
         self._decode = msgspec.msgpack.Decoder(Event)
+        # Made once: making a statement costs more than running it on a small batch.
+        insert = postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert
+        self._add_events = insert(events).on_conflict_do_nothing()
+        self._add_messages = insert(messages).on_conflict_do_nothing()
+        statement = insert(recipients)
+        new = statement.excluded
+        self._move_recipients = statement.on_conflict_do_update(
+            index_elements=["mail", "idx"],
+            set_={name: new[name] for name in _MOVED},
+            where=(recipients.c.rank < END)
+            & ((new.rank > recipients.c.rank) | ((new.rank == recipients.c.rank) & (new.at >= recipients.c.at))),
+        )
 
     async def open(self, stream_created: str) -> int:
         """Creates what is missing; returns the EVENTS sequence up to which it is projected.
 
         A database of another version, or of a stream that was made anew, is emptied and projected from the start.
         """
-        return await self._write(lambda connection: self._prepare(connection, stream_created))
+        seq = await self._write(lambda connection: self._prepare(connection, stream_created))
+        self.opened = True
+        return seq
 
     def _prepare(self, connection: Connection, stream_created: str) -> int:
         if inspect(connection).has_table("cursor"):
@@ -64,49 +79,29 @@ class Database:
         await self._write(lambda connection: self._apply(connection, rows, seq))
 
     def _apply(self, connection: Connection, rows: Rows, seq: int) -> None:
-        insert = postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert
         if rows.events:
-            connection.execute(insert(events).on_conflict_do_nothing(), rows.events)
+            connection.execute(self._add_events, list(rows.events.values()))
         if rows.messages:
-            connection.execute(insert(messages).on_conflict_do_nothing(), rows.messages)
-        if rows.queued:
-            connection.execute(insert(recipients).on_conflict_do_nothing(), rows.queued)
-        if rows.states:
-            statement = insert(recipients)
-            new = statement.excluded
-            moved = (
-                "state",
-                "rank",
-                "at",
-                "attempts",
-                "next_attempt",
-                "code",
-                "enhanced",
-                "text",
-                "mta",
-                "destination",
-            )
-            connection.execute(
-                statement.on_conflict_do_update(
-                    index_elements=["mail", "idx"],
-                    set_={name: new[name] for name in moved},
-                    where=(recipients.c.rank < _END)
-                    & (
-                        (new.rank > recipients.c.rank) | ((new.rank == recipients.c.rank) & (new.at >= recipients.c.at))
-                    ),
-                ),
-                rows.states,
-            )
-        connection.execute(cursor.update().values(seq=seq))
+            connection.execute(self._add_messages, list(rows.messages.values()))
+        if rows.recipients:
+            connection.execute(self._move_recipients, list(rows.recipients.values()))
+        connection.execute(_SET_CURSOR, {"reached": seq})
 
     async def prune(self, before: float, limit: int = 5000) -> int:
-        """Deletes at most `limit` messages that were accepted before a time, with their recipients and events."""
+        """Deletes at most `limit` messages that were accepted before a time, with their recipients and events.
+
+        So goes what is older and was told of a message whose acceptance never was: events may be lost.
+        """
         return await self._write(lambda connection: self._prune(connection, before, limit))
 
     def _prune(self, connection: Connection, before: float, limit: int) -> int:
         old = [
             row.id for row in connection.execute(select(messages.c.id).where(messages.c.accepted < before).limit(limit))
         ]
+        if not old:
+            known = select(messages.c.id)
+            connection.execute(delete(events).where(events.c.at < before, events.c.mail.not_in(known)))
+            connection.execute(delete(recipients).where(recipients.c.at < before, recipients.c.mail.not_in(known)))
         for start in range(0, len(old), 500):
             some = old[start : start + 500]
             connection.execute(delete(events).where(events.c.mail.in_(some)))

@@ -1,7 +1,8 @@
 """Events to rows. Pure.
 
-Events of one mail come from several services and in any order, so that every row is made by whichever event comes
-first, and a recipient's state moves only forward: by rank (queued < deferred, held < an end), then by time.
+Events of one mail come from several services and in any order, so that every row is made by whichever event comes first,
+and a recipient's state moves only forward: by rank (queued < deferred, held < an end), then by time. What a batch says of
+one recipient is one row.
 """
 
 from collections.abc import Iterable
@@ -23,26 +24,31 @@ RANK = {
     "deleted": 2,
 }
 
+END = RANK["delivered"]
+
 _encode = msgspec.msgpack.Encoder().encode
+
+
+Row = dict[str, Any]
 
 
 @dataclass
 class Rows:
-    """What one batch of events adds or moves."""
+    """What a batch of events adds or moves."""
 
-    events: list[dict[str, Any]] = field(default_factory=list)
-    messages: list[dict[str, Any]] = field(default_factory=list)
-    queued: list[dict[str, Any]] = field(default_factory=list)
-    states: list[dict[str, Any]] = field(default_factory=list)
+    events: dict[tuple[str, str], Row] = field(default_factory=dict)  # (mail, id)
+    messages: dict[str, Row] = field(default_factory=dict)
+    recipients: dict[tuple[str, int], Row] = field(default_factory=dict)  # (mail, index)
 
 
 def rows_of(batch: Iterable[Event]) -> Rows:
     """The rows of a batch of events."""
     rows = Rows()
     for event in batch:
-        if not event.mail:
+        mail = event.mail
+        if not mail:
             continue
-        rows.events.append({"id": event.id, "mail": event.mail, "at": event.at, "payload": _encode(event)})
+        rows.events[mail, event.id] = {"mail": mail, "id": event.id, "at": event.at, "payload": _encode(event)}
         if event.kind == "accepted":
             _accepted(rows, event)
         elif event.kind == "attempt" or event.kind in RANK:
@@ -51,24 +57,22 @@ def rows_of(batch: Iterable[Event]) -> Rows:
 
 
 def _accepted(rows: Rows, event: Event) -> None:
-    rows.messages.append(
-        {
-            "id": event.mail,
-            "accepted": event.at,
-            "sender": event.sender,
-            "domain": event.domain,
-            "tenant": event.tenant,
-            "kind": event.mail_kind or "mail",
-            "about": event.about,
-            "size": event.size,
-            "subject": event.subject[:200],
-            "message_id": event.message_id[:998],
-            "credential": event.credential,
-            "source": event.source,
-        }
-    )
+    rows.messages[event.mail] = {
+        "id": event.mail,
+        "accepted": event.at,
+        "sender": event.sender,
+        "domain": event.domain,
+        "tenant": event.tenant,
+        "kind": event.mail_kind or "mail",
+        "about": event.about,
+        "size": event.size,
+        "subject": event.subject[:200],
+        "message_id": event.message_id[:998],
+        "credential": event.credential,
+        "source": event.source,
+    }
     for index, address in enumerate(event.addresses):
-        rows.queued.append(_state(event, index, address, "queued"))
+        _keep(rows, _state(event, index, address, "queued"))
 
 
 def _moved(rows: Rows, event: Event) -> None:
@@ -86,10 +90,18 @@ def _moved(rows: Rows, event: Event) -> None:
                 "text": one.reply.text[:1000],
                 "mta": one.reply.mta,
             }
-        rows.states.append(row)
+        _keep(rows, row)
 
 
-def _state(event: Event, index: int, address: str, state: str) -> dict[str, Any]:
+def _keep(rows: Rows, row: Row) -> None:
+    """Keeps the later of what is said of one recipient; the first end stays, as it does in the database."""
+    key = (row["mail"], row["idx"])
+    known = rows.recipients.get(key)
+    if known is None or (known["rank"] < END and (row["rank"], row["at"]) >= (known["rank"], known["at"])):
+        rows.recipients[key] = row
+
+
+def _state(event: Event, index: int, address: str, state: str) -> Row:
     return {
         "mail": event.mail,
         "idx": index,

@@ -1,8 +1,8 @@
 """Tables of the history. `VERSION` is raised when they change: an older database is dropped and rebuilt."""
 
-from sqlalchemy import Column, Float, Index, Integer, LargeBinary, MetaData, String, Table
+from sqlalchemy import Column, Float, Index, Integer, LargeBinary, MetaData, String, Table, text
 
-VERSION = 1
+VERSION = 2
 
 metadata = MetaData()
 
@@ -32,7 +32,7 @@ messages = Table(
     Column("source", String(64), nullable=False),
     Index("messages_accepted", "accepted"),
     Index("messages_sender", "sender", "accepted"),
-    Index("messages_about", "about"),
+    Index("messages_about", "about", sqlite_where=text("about <> ''"), postgresql_where=text("about <> ''")),
 )
 
 recipients = Table(
@@ -52,15 +52,16 @@ recipients = Table(
     Column("text", String(1000), nullable=False),
     Column("mta", String(253), nullable=False),
     Index("recipients_address", "address", "mail"),
+    sqlite_with_rowid=False,
 )
 
+# One tree, in the order in which a message's events are read.
 events = Table(
     "events",
     metadata,
+    Column("mail", String(27), primary_key=True),
     Column("id", String(40), primary_key=True),
-    Column("mail", String(27), nullable=False),
     Column("at", Float, nullable=False),
     Column("payload", LargeBinary, nullable=False),
-    Index("events_mail", "mail", "at"),
-    Index("events_at", "at"),
+    sqlite_with_rowid=False,
 )
