@@ -1,8 +1,8 @@
 """Events to rows. Pure.
 
-Events of one mail come from several services and in any order, so that every row is made by whichever event comes first,
-and a recipient's state moves only forward: by rank (queued < deferred, held < an end), then by time. What a batch says of
-one recipient is one row.
+Events of one mail come from several services and in any order, so that every row is made by whichever event comes
+first, and a recipient's state moves only forward: by rank (queued < deferred, held < an end), then by time. What a
+batch says of one recipient is one row.
 """
 
 from collections.abc import Iterable
