@@ -1,5 +1,6 @@
 """`waypost send`: a mail by SMTP submission, as an application would send it."""
 
+import email.policy
 import smtplib
 import ssl
 import sys
@@ -89,7 +90,7 @@ def _message(sender: str, to: list[str], subject: str, text: str, file: Path | N
         except OSError as error:
             fail(Exit.USAGE, f"--file {file}: {error.strerror}")
         return content.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
-    message = EmailMessage()
+    message = EmailMessage(policy=email.policy.SMTPUTF8 if _needs_utf8(sender, to) else email.policy.SMTP)
     message["From"] = sender
     message["To"] = ", ".join(to)
     message["Subject"] = subject

@@ -2,9 +2,9 @@
 
 import asyncio
 import datetime as dt
+import email.policy
 import smtplib
 import ssl
-import time
 from collections.abc import Callable
 from email.message import EmailMessage
 from pathlib import Path
@@ -13,9 +13,11 @@ from typing import Any
 import httpx
 from ruamel.yaml import YAML
 
-from .options import DevOptions, DevState
+from .options import DevOptions, DevState, address, api_url, reach
 
-_LIMIT = 10.0  # s to follow it
+_SUBMIT = 5.0  # s, each step of the submission
+_FOLLOW = 10.0  # s until it has come to its end
+_ENDS = ("delivered", "relayed", "failed", "expired", "deleted")
 
 
 def credential(data: Path, domain: str = "") -> dict[str, str] | None:
@@ -45,22 +47,23 @@ async def send(options: DevOptions, state: DevState, say: Callable[[str], None])
     say(f"\nFirst mail: {login['username']} -> you@{domain}, queued as {mail}")
     for line in await _follow(options, mail):
         say(f"  {line}")
-    say(f"  http://{options.host}:{options.http_port}/inbox/{mail}")
+    say(f"  {api_url(options)}/inbox/{mail}")
     say("\nSend your own:")
+    server = address(reach(options.host), options.submission_port)
     say(
-        f"  swaks --server {options.host}:{options.submission_port} -tls --auth-user {login['username']} "
+        f"  swaks --server {server} -tls --auth-user {login['username']} "
         f"--auth-password {login['password']} \\\n    --from app@{domain} --to you@{domain}"
     )
 
 
 def _submit(options: DevOptions, state: DevState, login: dict[str, str], domain: str) -> str:
-    message = EmailMessage()
+    message = EmailMessage(policy=email.policy.SMTP)
     message["From"] = f"app@{domain}"
     message["To"] = f"you@{domain}"
     message["Subject"] = "Hello from Waypost"
     message.set_content("This mail came in by SMTP, was stored on disk, and went its way to the inbox.\n")
     context = ssl.create_default_context(cafile=str(state.ca))
-    with smtplib.SMTP("localhost", options.submission_port, timeout=10) as client:
+    with smtplib.SMTP(reach(options.host), options.submission_port, timeout=_SUBMIT) as client:
         client.starttls(context=context)
         client.ehlo()
         client.login(login["username"], login["password"])
@@ -73,21 +76,33 @@ def _submit(options: DevOptions, state: DevState, login: dict[str, str], domain:
 
 
 async def _follow(options: DevOptions, mail: str) -> list[str]:
-    """The mail's events as lines, once it has come to its end."""
-    url = f"http://{options.host}:{options.http_port}/v1/messages/{mail}"
-    deadline = time.monotonic() + _LIMIT
+    """The mail's events as lines, once it has come to its end or the time is up."""
     message: dict[str, Any] = {}
-    async with httpx.AsyncClient(timeout=5.0, trust_env=False, headers=_token(options)) as client:
-        while time.monotonic() < deadline and message.get("state") not in ("delivered", "relayed", "failed"):
-            answer = await client.get(url)
-            if answer.status_code == 200:
-                message = answer.json()
-            await asyncio.sleep(0.1)
-    if not message:
-        return ["the history does not show it yet"]
+    trouble = "the history does not show it yet"
+    try:
+        async with (
+            asyncio.timeout(_FOLLOW),
+            httpx.AsyncClient(base_url=api_url(options), timeout=5.0, trust_env=False, headers=_token(options)) as api,
+        ):
+            while message.get("state") not in _ENDS:
+                try:
+                    answer = await api.get(f"/v1/messages/{mail}")
+                except httpx.HTTPError as error:
+                    trouble = f"the API does not answer: {error!r}"
+                else:
+                    if answer.status_code == 200:
+                        message = answer.json()
+                await asyncio.sleep(0.1)
+    except TimeoutError:
+        state = message.get("state", trouble)
+        return [*_lines(message), f"not at its end after {_FOLLOW:g} s ({state}); `waypost messages show {mail}`"]
+    return _lines(message)
+
+
+def _lines(message: dict[str, Any]) -> list[str]:
     return [
         f"{dt.datetime.fromtimestamp(event['at'], dt.UTC):%H:%M:%S.%f}"[:-3] + f"  {event['kind']:<10} {_told(event)}"
-        for event in message["events"]
+        for event in message.get("events", ())
     ]
 
 

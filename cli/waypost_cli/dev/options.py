@@ -44,6 +44,20 @@ class DevState:
     hostname: str = "localhost"
 
 
+def reach(host: str) -> str:
+    """Where a client on this machine finds what listens on `host`."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+
+
+def address(host: str, port: int) -> str:
+    """`host:port`, an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def api_url(options: DevOptions) -> str:
+    return f"http://{address(reach(options.host), options.http_port)}"
+
+
 def environment(options: DevOptions, state: DevState, service: str) -> dict[str, str]:
     """The `WAYPOST_...` variables of one service."""
     data = options.data
@@ -70,7 +84,7 @@ def environment(options: DevOptions, state: DevState, service: str) -> dict[str,
                 "SECRET_OVERRIDES": "\n".join(options.secrets),
                 "SERVICE_OVERRIDES": "\n".join(options.services),
                 "SEAL_KEY_FILE": str(data / "keys" / "seal.key"),
-                "SUBMISSION_HOST": "127.0.0.1" if options.host == "0.0.0.0" else options.host,
+                "SUBMISSION_HOST": reach(options.host),
                 "SUBMISSION_PORT": str(options.submission_port),
                 "CA_FILE": str(state.ca),
             }

@@ -1,6 +1,7 @@
 """What must be so before anything starts: a folder of our own, free ports, passwords, certificates."""
 
 import datetime as dt
+import errno
 import fcntl
 import json
 import os
@@ -14,7 +15,7 @@ from waypost_queue import natsconf
 from waypost_queue.permissions import permissions
 
 from . import tls
-from .options import LOOPBACK, SERVICES, DevOptions, DevState
+from .options import LOOPBACK, SERVICES, DevOptions, DevState, address, reach
 
 _LOCK = "lock"
 _MAX_STDIN = 16 << 20  # octets
@@ -60,9 +61,10 @@ def check_ports(options: DevOptions) -> None:
             except PermissionError:
                 fail(Exit.UNAVAILABLE, f"port {port} needs root; give another with {flag}")
             except (OSError, OverflowError) as error:
-                reason = "is in use" if getattr(error, "errno", 0) == 98 else f"can't be had: {error}"
+                reason = "is in use" if getattr(error, "errno", 0) == errno.EADDRINUSE else f"can't be had: {error}"
                 fail(
-                    Exit.UNAVAILABLE, f"{options.host}:{port} {reason}; stop what listens there, or give another {flag}"
+                    Exit.UNAVAILABLE,
+                    f"{address(options.host, port)} {reason}; stop what listens there, or give another {flag}",
                 )
 
 
@@ -115,7 +117,7 @@ def state(options: DevOptions) -> DevState:
     keys = data / "keys"
     keys.mkdir(exist_ok=True, mode=0o700)
     (data / "logs").mkdir(exist_ok=True)
-    ca, certificate, key = tls.ensure(data / "tls", "localhost", dt.datetime.now(dt.UTC))
+    ca, certificate, key = tls.ensure(data / "tls", reach(options.host), dt.datetime.now(dt.UTC))
     nats_port, ingress, *rest = free_ports(2 + len(SERVICES) + options.workers)
     made = DevState(
         nats_port=nats_port,

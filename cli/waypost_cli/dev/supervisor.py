@@ -1,6 +1,7 @@
 """`waypost dev`: starts NATS and every service, says where they are, and stops all of it."""
 
 import asyncio
+import contextlib
 import shutil
 import signal
 import sys
@@ -14,7 +15,7 @@ from waypost_cli.exits import Exit
 
 from . import first_mail, prepare
 from .child import Child
-from .options import LOOPBACK, SERVICES, DevOptions, DevState, environment
+from .options import LOOPBACK, SERVICES, DevOptions, DevState, address, api_url, environment
 
 _START_LIMIT = 30.0  # s
 _POLL = 0.1  # s
@@ -70,7 +71,7 @@ class Supervisor:
         begun = time.monotonic()
         try:
             for child in self._children.values():
-                child.start()
+                await child.start()
             problem = await self._ready(stop)
             if problem:
                 say(problem)
@@ -79,13 +80,25 @@ class Supervisor:
                 return Exit.OK
             self._where(time.monotonic() - begun)
             if self._options.first_mail:
-                await first_mail.send(self._options, self._state, say)
-            say("\nCtrl-C stops all of it.")
+                await self._first_mail(stop)
+            if not stop.is_set():
+                say("\nCtrl-C stops all of it.")
             await stop.wait()
             return Exit.OK
         finally:
             say("Stopping.")
             await self._stop()
+
+    async def _first_mail(self, stop: asyncio.Event) -> None:
+        """Sends it and follows it, until it is there or Ctrl-C."""
+        sending = asyncio.create_task(first_mail.send(self._options, self._state, say))
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait((sending, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not sending.done():
+            sending.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await sending
 
     async def _ready(self, stop: asyncio.Event) -> str:
         """Waits for every service; what is wrong when one is not ready in time."""
@@ -118,9 +131,9 @@ class Supervisor:
     def _where(self, seconds: float) -> None:
         options = self._options
         say(f"Waypost runs ({seconds:.1f} s): nats-server, {', '.join(SERVICES)}; {options.workers} ingress worker(s)")
-        say(f"  MX           {options.host}:{options.mx_port}      STARTTLS offered")
-        say(f"  submission   {options.host}:{options.submission_port}      STARTTLS, AUTH")
-        say(f"  submissions  {options.host}:{options.submissions_port}      implicit TLS, AUTH")
+        say(f"  MX           {address(options.host, options.mx_port)}      STARTTLS offered")
+        say(f"  submission   {address(options.host, options.submission_port)}      STARTTLS, AUTH")
+        say(f"  submissions  {address(options.host, options.submissions_port)}      implicit TLS, AUTH")
         say(f"  dashboard    {api_url(options)}/")
         say(f"  CA           {self._state.ca}")
         say(f"  data, logs   {options.data}, {options.data / 'logs'}")
@@ -135,11 +148,6 @@ class Supervisor:
         """Ingress first, so that what it took is stored; NATS last, when nobody needs it."""
         for name in ("ingress", "delivery", "api", "manifests", "queue", "nats"):
             await self._children[name].stop()
-
-
-def api_url(options: DevOptions) -> str:
-    host = "127.0.0.1" if options.host in ("0.0.0.0", "::") else options.host
-    return f"http://{f'[{host}]' if ':' in host else host}:{options.http_port}"
 
 
 def run(options: DevOptions) -> int:

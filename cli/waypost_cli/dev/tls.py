@@ -3,6 +3,7 @@
 import datetime as dt
 import ipaddress
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography import x509
@@ -13,6 +14,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 _CA_DAYS = 3650
 _LEAF_DAYS = 90
 _RENEW_DAYS = 30
+_LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
 def write_private(path: Path, data: bytes) -> None:
@@ -37,20 +39,31 @@ def _name(common: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
 
 
-def _fresh(path: Path, now: dt.datetime, hostname: str = "") -> bool:
+def _general(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
+
+
+def _fresh(path: Path, now: dt.datetime, hosts: Sequence[str] = ()) -> bool:
     if not path.exists():
         return False
     certificate = x509.load_pem_x509_certificate(path.read_bytes())
     if certificate.not_valid_after_utc - now < dt.timedelta(days=_RENEW_DAYS):
         return False
-    if not hostname:
+    if not hosts:
         return True
-    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    return hostname in names.get_values_for_type(x509.DNSName)
+    names = list(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+    return all(_general(host) in names for host in hosts)
 
 
-def ensure(folder: Path, hostname: str, now: dt.datetime) -> tuple[Path, Path, Path]:
-    """(CA certificate, leaf certificate, leaf key) in `folder`, made or renewed where needed."""
+def ensure(folder: Path, host: str, now: dt.datetime) -> tuple[Path, Path, Path]:
+    """(CA certificate, leaf certificate, leaf key) in `folder`, made or renewed where needed.
+
+    The leaf is good for `host` (a name or an address) and for this machine's own names.
+    """
+    hosts = tuple(dict.fromkeys((host, *_LOCAL)))
     ca_cert, ca_key = folder / "ca.crt", folder / "ca.key"
     leaf_cert, leaf_key = folder / "tls.crt", folder / "tls.key"
     if not (_fresh(ca_cert, now) and ca_key.exists()):
@@ -65,17 +78,15 @@ def ensure(folder: Path, hostname: str, now: dt.datetime) -> tuple[Path, Path, P
         write_private(ca_key, _pem(key))
         write_private(ca_cert, certificate.public_bytes(serialization.Encoding.PEM))
         leaf_cert.unlink(missing_ok=True)
-    if not (_fresh(leaf_cert, now, hostname) and leaf_key.exists()):
+    if not (_fresh(leaf_cert, now, hosts) and leaf_key.exists()):
         issuer_key = serialization.load_pem_private_key(ca_key.read_bytes(), None)
         if not isinstance(issuer_key, ec.EllipticCurvePrivateKey):
             raise ValueError(f"{ca_key} is no elliptic-curve key; delete {folder} to have it made again")
         issuer = x509.load_pem_x509_certificate(ca_cert.read_bytes())
         key = ec.generate_private_key(ec.SECP256R1())
-        names: list[x509.GeneralName] = [x509.DNSName(n) for n in dict.fromkeys((hostname, "localhost"))]
-        names += [x509.IPAddress(ipaddress.ip_address(a)) for a in ("127.0.0.1", "::1")]
         certificate = (
-            _builder(_name(hostname), issuer.subject, key.public_key(), now, _LEAF_DAYS)
-            .add_extension(x509.SubjectAlternativeName(names), critical=False)
+            _builder(_name(host), issuer.subject, key.public_key(), now, _LEAF_DAYS)
+            .add_extension(x509.SubjectAlternativeName([_general(one) for one in hosts]), critical=False)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)

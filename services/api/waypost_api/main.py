@@ -7,7 +7,8 @@ import structlog
 import uvicorn
 from pydantic import ValidationError
 
-from waypost_queue.connect import open_store
+from waypost_queue.connect import UnfitError, open_store
+from waypost_queue.errors import UnavailableError
 from waypost_runtime import health, logs, metrics, process
 from waypost_runtime.health import Health
 
@@ -22,15 +23,24 @@ log = structlog.get_logger(__name__)
 async def run(settings: ApiSettings, stop: asyncio.Event) -> int:
     """Serves until `stop`; returns the exit status."""
     os.nice(5)  # the history may lag, mail may not
-    store = await open_store(settings, "api")
+    try:
+        store = await open_store(settings, "api")
+    except (UnavailableError, UnfitError) as error:
+        log.error("api.not_started", reason=str(error))
+        return 1
     checks = Health()
     checks.live("nats", lambda: store.fatal)
     checks.check("nats", lambda: "" if store.connected else "disconnected from NATS")
+    try:
+        listener = health.bind(settings.http_host, settings.http_port)
+    except OSError as error:
+        log.error("api.not_started", reason=str(error))
+        await store.close()
+        return 1
     database = Database(settings.history_url)
     projection = Projection(store, database, settings.history_days)
-    await projection.start()
+    projection.start()
     checks.check("history", projection.problem)
-    listener = health.bind(settings.http_host, settings.http_port)
     server = health.SignalFreeServer(
         uvicorn.Config(
             create(settings, store, database, checks),

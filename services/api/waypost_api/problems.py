@@ -4,6 +4,7 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from waypost_queue.errors import StoreError
@@ -60,6 +61,11 @@ def install(app: FastAPI) -> None:
         return response(
             503, "Queue unavailable", "NATS JetStream does not answer; mail is safe, try again in a moment."
         )
+
+    @app.exception_handler(SQLAlchemyError)
+    async def _history(_request: Request, error: SQLAlchemyError) -> JSONResponse:
+        log.error("api.history_unavailable", error=str(error))
+        return response(503, "History unavailable", "The history's database does not answer; the log says why.")
 
     @app.exception_handler(Exception)
     async def _unexpected(request: Request, error: Exception) -> JSONResponse:

@@ -23,6 +23,12 @@ def _store(request: Request) -> Store:
 
 def _history(request: Request) -> Database:
     database: Database = request.app.state.database
+    if not database.opened:
+        raise ProblemError(
+            503,
+            "History not open",
+            "The history waits for the queue service to make its streams; try again in a moment.",
+        )
     return database
 
 
