@@ -318,6 +318,20 @@ async def test_what_was_settled_while_the_process_stood_still_is_not_sent_again(
     assert sorted(handler.sent) == [(one.id, 0), (one.id, 1)]
 
 
+async def test_a_message_that_comes_back_to_the_process_that_has_it_waits_for_its_outcome(
+    store: Store, points: Callable[[str, Callable[[], None]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Back before the outcome of the first delivery is on disk: looking in SETTLE now would find nothing."""
+    monkeypatch.setattr("waypost_queue.settle.LINGER", 0.8)
+    points("after_send", lambda: time.sleep(FAST.timing.ack_wait * 1.2))
+    one = mail("a@x.test")
+    handler = FakeHandler()
+    async with running(store, handler):
+        await put(store, one)
+        await emptied(store)
+    assert handler.sent == [(one.id, 0)]
+
+
 async def test_a_worker_that_stood_still_stores_no_ticket(
     store: Store, points: Callable[[str, Callable[[], None]], None]
 ) -> None:

@@ -123,6 +123,7 @@ class Engine:
         ]
         self._puller = Puller(store, layout.timing, lanes, slots.bytes, lambda: self._room.closed, self._deliver)
         self._jobs: dict[asyncio.Task[None], tuple[Held, Lane]] = {}
+        self._latest: dict[tuple[str, int], asyncio.Task[None]] = {}  # by stream and sequence
         self._tasks: list[asyncio.Task[None]] = []
         self._attempts = 0
         self._quiet = asyncio.Event()  # no attempt is under way
@@ -178,18 +179,27 @@ class Engine:
                 self._puller.slow(held, lane)
 
     def _deliver(self, held: Held, lane: Lane) -> None:
-        suspicious = lane.suspicious(held)
+        key = (lane.stream, held.seq)
+        held.earlier = self._latest.get(key)
+        suspicious = lane.suspicious(held) or held.earlier is not None
         self._keep_alive.add(held)
         task = asyncio.create_task(self._run(held, lane, suspicious))
         self._jobs[task] = (held, lane)
+        self._latest[key] = task
         task.add_done_callback(self._finished)
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         held, lane = self._jobs.pop(task)
+        if self._latest.get((lane.stream, held.seq)) is task:
+            del self._latest[lane.stream, held.seq]
         self._keep_alive.remove(held)
         self._puller.finished(held, lane)
 
     async def _run(self, held: Held, lane: Lane, suspicious: bool) -> None:
+        if held.earlier is not None:
+            # It lost the message, but perhaps after the remote's 250: only once it has ended is its outcome on disk.
+            await asyncio.wait((held.earlier,))
+            held.earlier = None
         job = Job(self._shared, held, lane)
         reached("after_recv")
         try:

@@ -32,6 +32,7 @@ class Held:
         "data",
         "deliveries",
         "done",
+        "earlier",
         "epoch",
         "last",
         "lost",
@@ -66,6 +67,7 @@ class Held:
         self.done = False
         self.renewing = False
         self.slow = False
+        self.earlier: asyncio.Task[None] | None = None  # this process' job with an earlier delivery of it
 
     def owned(self) -> bool:
         """True while it is surely ours. Look with nothing awaited before what must not happen twice."""
