@@ -8,8 +8,9 @@
 
 Steps: connect (the greeting), ehlo, helo, starttls, auth, mail, rcpt, data, dot, rset, noop, quit. `on[step]` may be a
 reply line (without CRLF; one inside makes more lines), bytes (sent raw), DROP (reset the connection), HANG (never
-answer), `Then(event, behaviour)` (wait for the event first), `Drip(reply, seconds)` (a byte at a time), a function of
-the command line that gives one of these or None (behave well), or a list of these, used up one by one. Content is
+answer), DEAF (the good answer, then not another octet is read), `Then(event, behaviour)` (wait for the event first),
+`Drip(reply, seconds)` (a byte at a time), a function of the command line that gives one of these or None (behave well),
+or a list of these, used up one by one. Content is
 recorded when it is complete, whatever is answered; `Received.reply` tells what was.
 """
 
@@ -24,6 +25,7 @@ from typing import Any, Self
 
 DROP: Any = object()
 HANG: Any = object()
+DEAF: Any = object()
 EXTENSIONS = ("PIPELINING", "SIZE 26214400", "8BITMIME", "SMTPUTF8", "DSN", "ENHANCEDSTATUSCODES")
 
 _REPLIES = {
@@ -272,6 +274,10 @@ class NextHop:
             await self._tell()
             await session.reader.read()  # until the client gives up
             raise _DroppedError
+        if behaviour is DEAF:
+            await self._send(session, good)
+            session.writer.transport.pause_reading()
+            await asyncio.Event().wait()  # until the next hop is stopped
         if isinstance(behaviour, Drip):
             for byte in behaviour.reply.encode() + b"\r\n":
                 session.writer.write(bytes([byte]))

@@ -11,7 +11,7 @@ replies came before the loss decides what becomes of each recipient.
 
 import asyncio
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import cast
 
 from aiosmtplib import SMTPServerDisconnected
@@ -103,10 +103,9 @@ class Connection(SMTPProtocol):
         True when all of it has left the process; False when the connection was lost, or took in nothing for `timeout`
         seconds (RFC 5321 4.5.3.2.5).
         """
-        view = memoryview(content)
         try:
-            for start in range(0, len(view), _WRITE):
-                self.write(view[start : start + _WRITE])
+            for piece in _pieces(memoryview(content)):
+                self.write(piece)
                 if self._paused:
                     async with asyncio.timeout(timeout):
                         await self._drain_helper()
@@ -141,6 +140,7 @@ class Connection(SMTPProtocol):
         """STARTTLS and the handshake. Nothing that came in plaintext survives it (RFC 3207 4.2)."""
         response = await super().start_tls(tls_context, server_hostname, timeout)
         self._parser = ReplyParser()
+        self._paused = False  # the new transport says for itself when it wants a pause
         self._limit_writes()
         return response
 
@@ -166,8 +166,11 @@ class Connection(SMTPProtocol):
         """A pause as soon as anything waits: drained then means that the kernel has it all.
 
         So the final dot, written after a look at who owns the mail, does not wait behind the content in our own buffer.
+        Over TLS "anything" is one octet: those transports pause at `size >= high`, so that a high of 0 would ask for a
+        pause with nothing left whose departure could end it.
         """
-        cast("asyncio.WriteTransport", self.transport).set_write_buffer_limits(high=0)
+        transport = cast("asyncio.WriteTransport", self.transport)
+        transport.set_write_buffer_limits(high=0 if transport.get_extra_info("sslcontext") is None else 1)
 
     def _take(self, answer: Answer) -> None:
         if self._group is None:
@@ -223,6 +226,15 @@ class Connection(SMTPProtocol):
         self.timed_out = True
         self._end(reason)
         self.abort()
+
+
+def _pieces(content: memoryview) -> Iterator[memoryview]:
+    """Content in writes. The last is of two octets: a TLS transport is drained when the plain one below has taken the
+    last piece over, and has by then sent off all before it."""
+    last = max(len(content) - 2, 0)
+    for start in range(0, last, _WRITE):
+        yield content[start : min(start + _WRITE, last)]
+    yield content[last:]
 
 
 def _why(error: Exception) -> str:
