@@ -23,6 +23,7 @@ from .conftest import ZONES
 
 pytestmark = pytest.mark.timeout(120)
 
+LISTENERS = ("mx", "submission", "submissions")
 USER, PASSWORD = "app@src.example", "correct horse battery"
 MESSAGE = f"From: <{USER}>\r\nTo: <bob@dst.example>\r\nSubject: From a client\r\n\r\nHello\r\n"
 
@@ -34,6 +35,7 @@ class Submission:
         self.lab = lab
         self.hop = hop
         self.ca = ca
+        self.count = 0
 
     async def run(self, *command: str, stdin: str = "") -> str:
         """Runs a client; its output, if it succeeds."""
@@ -43,12 +45,19 @@ class Submission:
         assert done.returncode == 0, f"{command[0]} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
         return done.stdout + done.stderr
 
-    async def arrived(self) -> bytes:
-        await self.hop.until(lambda h: len(h.accepted) == 1, 20)
-        mail = self.hop.accepted[0]
+    async def arrived(self, listener: str) -> bytes:
+        """The next mail at the next hop, checked for what its listener says in `Received`."""
+        self.count += 1
+        await self.hop.until(lambda h: len(h.accepted) == self.count, 20)
+        mail = self.hop.accepted[-1]
         assert mail.sender == USER
         assert mail.recipients == ("bob@dst.example",)
+        assert (b"with ESMTP " if listener == "mx" else b"with ESMTPSA ") in mail.content
+        assert listener == "mx" or b"TLSv1.3" in mail.content
         return mail.content
+
+    def port(self, listener: str) -> int:
+        return {"mx": self.lab.mx, "submission": self.lab.submission, "submissions": self.lab.submissions}[listener]
 
 
 @pytest.fixture
@@ -85,73 +94,77 @@ def installed(*programs: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}")
 
 
-async def test_smtplib_submits_with_starttls(submission: Submission):
-    def send() -> str:
+async def test_smtplib_sends_through_each_listener(submission: Submission):
+    def send(listener: str) -> None:
         context = ssl.create_default_context(cafile=str(submission.ca))
-        with smtplib.SMTP("localhost", submission.lab.submission, timeout=20) as client:
-            client.starttls(context=context)
-            client.login(USER, PASSWORD)
-            client.sendmail(USER, "bob@dst.example", MESSAGE)
-            return client.noop()[1].decode()
-
-    await asyncio.to_thread(send)
-    content = await submission.arrived()
-    assert b"with ESMTPSA" in content
-    assert b"TLSv1.3" in content
-    assert b"\r\nMessage-ID: <" in content
-    assert b"\r\nDate: " in content
-
-
-async def test_smtplib_submits_over_implicit_tls(submission: Submission):
-    def send() -> None:
-        context = ssl.create_default_context(cafile=str(submission.ca))
-        with smtplib.SMTP_SSL("localhost", submission.lab.submissions, timeout=20, context=context) as client:
-            client.login(USER, PASSWORD)
+        port = submission.port(listener)
+        implicit = listener == "submissions"
+        with (
+            smtplib.SMTP_SSL("localhost", port, timeout=20, context=context)
+            if implicit
+            else smtplib.SMTP("localhost", port, timeout=20)
+        ) as client:
+            if listener == "submission":
+                client.starttls(context=context)
+            if listener != "mx":
+                client.login(USER, PASSWORD)
             client.sendmail(USER, "bob@dst.example", MESSAGE)
 
-    await asyncio.to_thread(send)
-    assert b"with ESMTPSA" in await submission.arrived()
+    for listener in LISTENERS:
+        await asyncio.to_thread(send, listener)
+        content = await submission.arrived(listener)
+        assert (b"\r\nMessage-ID: <" in content) == (listener != "mx")
+        assert (b"\r\nDate: " in content) == (listener != "mx")
 
 
 @installed("swaks")
-@pytest.mark.parametrize("listener", ["mx", "submission", "submissions"])
-async def test_swaks_sends_through_each_listener(submission: Submission, listener: str):
-    port = getattr(submission.lab, listener)
-    how = {"mx": [], "submission": ["-tls"], "submissions": ["--tls-on-connect"]}[listener]
-    login = [] if listener == "mx" else ["--auth-user", USER, "--auth-password", PASSWORD]
-    said = await submission.run(
-        "swaks", "--server", f"localhost:{port}", "--from", USER, "--to", "bob@dst.example", *how, *login
-    )  # fmt: skip
-    assert "Ok: queued as" in said
-    await submission.arrived()
+async def test_swaks_sends_through_each_listener(submission: Submission):
+    for listener in LISTENERS:
+        how = {"mx": [], "submission": ["-tls"], "submissions": ["--tls-on-connect"]}[listener]
+        login = [] if listener == "mx" else ["--auth-user", USER, "--auth-password", PASSWORD]
+        server = f"localhost:{submission.port(listener)}"
+        said = await submission.run(
+            "swaks", "--server", server, "--from", USER, "--to", "bob@dst.example", *how, *login
+        )
+        assert "Ok: queued as" in said
+        await submission.arrived(listener)
 
 
 @installed("msmtp")
-async def test_msmtp_sends_with_starttls(submission: Submission, tmp_path: Path):
+async def test_msmtp_sends_through_each_listener(submission: Submission, tmp_path: Path):
     secret = tmp_path / "msmtp-password"
     secret.write_text(PASSWORD)
-    await submission.run(
-        "msmtp", "--host=localhost", f"--port={submission.lab.submission}", "--tls=on", "--tls-starttls=on",
-        f"--tls-trust-file={submission.ca}", "--auth=plain", f"--user={USER}", f"--passwordeval=cat {secret}",
-        f"--from={USER}", "bob@dst.example", stdin=MESSAGE.replace("\r\n", "\n"),
-    )  # fmt: skip
-    await submission.arrived()
+    login = ["--auth=plain", f"--user={USER}", f"--passwordeval=cat {secret}", f"--tls-trust-file={submission.ca}"]
+    how = {
+        "mx": ["--tls=off", "--auth=off"],
+        "submission": ["--tls=on", "--tls-starttls=on", *login],
+        "submissions": ["--tls=on", "--tls-starttls=off", *login],
+    }
+    for listener in LISTENERS:
+        await submission.run(
+            "msmtp", "--host=localhost", f"--port={submission.port(listener)}", *how[listener], f"--from={USER}",
+            "bob@dst.example", stdin=MESSAGE.replace("\r\n", "\n"),
+        )  # fmt: skip
+        await submission.arrived(listener)
 
 
 @installed("curl")
-async def test_curl_sends_over_implicit_tls(submission: Submission, tmp_path: Path):
+async def test_curl_sends_through_each_listener(submission: Submission, tmp_path: Path):
     path = tmp_path / "mail.eml"
     path.write_bytes(MESSAGE.encode())
-    await submission.run(
-        "curl", "--silent", "--show-error", "--cacert", str(submission.ca), "--user", f"{USER}:{PASSWORD}",
-        "--mail-from", USER, "--mail-rcpt", "bob@dst.example", "--upload-file", str(path),
-        f"smtps://localhost:{submission.lab.submissions}",
-    )  # fmt: skip
-    await submission.arrived()
+    login = ["--cacert", str(submission.ca), "--user", f"{USER}:{PASSWORD}"]
+    how = {"mx": [], "submission": ["--ssl-reqd", *login], "submissions": login}
+    for listener in LISTENERS:
+        scheme = "smtps" if listener == "submissions" else "smtp"
+        await submission.run(
+            "curl", "--silent", "--show-error", *how[listener], "--mail-from", USER, "--mail-rcpt", "bob@dst.example",
+            "--upload-file", str(path), f"{scheme}://localhost:{submission.port(listener)}",
+        )  # fmt: skip
+        await submission.arrived(listener)
 
 
 @installed("node", "npm")
-async def test_nodemailer_sends_with_starttls(submission: Submission, tmp_path: Path):
+async def test_nodemailer_sends_through_each_listener(submission: Submission, tmp_path: Path):
     install = await asyncio.to_thread(
         subprocess.run,
         ["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(tmp_path / "node"), "nodemailer@7"],
@@ -163,21 +176,23 @@ async def test_nodemailer_sends_with_starttls(submission: Submission, tmp_path: 
     if install.returncode:
         pytest.skip(f"npm has no nodemailer here: {install.stderr[-200:]}")
     script = tmp_path / "node" / "send.js"
-    options = {
-        "host": "localhost",
-        "port": submission.lab.submission,
-        "requireTLS": True,
-        "auth": {"user": USER, "pass": PASSWORD},
+    login = {"auth": {"user": USER, "pass": PASSWORD}}
+    how = {
+        "mx": {"ignoreTLS": True},
+        "submission": {"requireTLS": True, **login},
+        "submissions": {"secure": True, **login},
     }
     mail = {"from": USER, "to": "bob@dst.example", "subject": "From nodemailer", "text": "Hello"}
-    script.write_text(
-        f"const options = {json.dumps(options)};\n"
-        f"options.tls = {{ca: require('fs').readFileSync({json.dumps(str(submission.ca))})}};\n"
-        f"require('nodemailer').createTransport(options).sendMail({json.dumps(mail)})"
-        ".then(r => console.log(r.response), e => { console.error(e); process.exit(1); });\n"
-    )
-    assert "queued as" in await submission.run("node", str(script))
-    await submission.arrived()
+    for listener in LISTENERS:
+        options = {"host": "localhost", "port": submission.port(listener), **how[listener]}
+        script.write_text(
+            f"const options = {json.dumps(options)};\n"
+            f"options.tls = {{ca: require('fs').readFileSync({json.dumps(str(submission.ca))})}};\n"
+            f"require('nodemailer').createTransport(options).sendMail({json.dumps(mail)})"
+            ".then(r => console.log(r.response), e => { console.error(e); process.exit(1); });\n"
+        )
+        assert "queued as" in await submission.run("node", str(script))
+        await submission.arrived(listener)
 
 
 async def test_a_wrong_password_is_refused_without_saying_why(submission: Submission):
