@@ -132,7 +132,7 @@ class Run:
             for place, (process, name) in list(self.workers.items()):
                 code = process.poll()
                 if code is not None:
-                    if code not in (137, -9, 0):
+                    if code not in (137, -9, 0, -signal.SIGTERM):  # SIGTERM: while it was still being loaded
                         self.note(name, "crash")
                     self.start_worker(place)
             await asyncio.sleep(0.05)
@@ -239,6 +239,8 @@ class Run:
         remote = None
         try:
             await _until(store.connect)
+            if any(server.poll() is not None for server in self.servers):
+                raise RuntimeError(f"a server of the run has ended: see {self.folder}; is a port of {self.ports} taken?")
             await _until(lambda: admin.apply(store, layout(self.case.replicas)))
             remote = subprocess.Popen(
                 [

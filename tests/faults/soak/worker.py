@@ -201,6 +201,8 @@ async def main(settings: Settings) -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(20))
     faults = Faults(settings)
     pause.hook = faults.reached
+    ended = asyncio.Event()  # from before it can have anything in hand
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
     if settings.broken:
         broken.take_out(settings.broken)
     store = Store(StoreOptions(servers=tuple(settings.urls), name=settings.name, connect_timeout=1.0))
@@ -226,8 +228,6 @@ async def main(settings: Settings) -> None:
             break
         except StoreError:
             await asyncio.sleep(0.1)
-    ended = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
     await ended.wait()
     await engine.drain(8.0)
     with contextlib.suppress(StoreError):
