@@ -4,10 +4,11 @@ import asyncio
 import contextlib
 
 import pytest
+from msgspec import structs
 
 from tests.delivery.transport_lab import CONTENT, SHORT, Lab
 from tests.support.nexthop import DROP, EXTENSIONS, HANG, Drip, NextHop, Then
-from waypost_delivery.transport import DeliveryPlan
+from waypost_delivery.transport import DeliveryPlan, Timeouts
 from waypost_queue.config import DestinationLimits
 from waypost_queue.errors import OwnershipLostError
 
@@ -183,6 +184,8 @@ async def test_a_mail_with_a_hundred_received_lines_is_a_loop(hop, lab):
     assert attempted.results[0].reply.enhanced == "5.4.6"
     assert not hop.sessions
     assert results(await lab.deliver(content=b"Received: x\r\n" * 100 + b"\r\nbody\r\n")) == {0: "delivered"}
+    attempted = await lab.deliver(content=b"Received: x\r\n" * 101)  # a header alone is a mail, too
+    assert attempted.results[0].reply.enhanced == "5.4.6"
 
 
 @pytest.mark.parametrize("code", ["552", "552 5.5.3", "452 4.5.3", "452"])
@@ -267,6 +270,26 @@ async def test_a_reply_that_drips_in_is_one_reply_and_progress_resets_nothing_it
     assert results(await lab.deliver()) == {0: "delivered"}
     hop.on["mail"] = Drip("250 2.1.0 " + "x" * 400, 0.002)
     assert results(await lab.deliver(plan=QUICK)) == {0: "deferred"}  # dripping is no way around the time-out
+
+
+async def test_a_next_hop_that_answers_each_command_but_never_comes_to_an_end_is_left(hop, lab):
+    hop.on["rcpt"] = [None, None, HANG]  # nothing is wrong but the time that it takes
+    plan = DeliveryPlan(timeouts=structs.replace(Timeouts(), attempt=0.3))
+    attempted = await lab.deliver(*(f"r{i}@remote.test" for i in range(3)), plan=plan)
+    assert results(attempted) == {0: "deferred", 1: "deferred", 2: "deferred"}
+    assert "not done within 0.3 s" in attempted.results[0].reply.text
+    await hop.until(lambda hop: hop.open == 0)
+    hop.on.clear()
+    assert results(await lab.deliver()) == {0: "delivered"}
+
+
+async def test_what_was_delivered_before_the_time_ran_out_stays_delivered(hop, lab):
+    hop.on["dot"] = [None, HANG]
+    plan = DeliveryPlan(
+        timeouts=structs.replace(Timeouts(), attempt=0.3), limits=DestinationLimits(recipients_per_message=1)
+    )
+    attempted = await lab.deliver("r0@remote.test", "r1@remote.test", plan=plan)
+    assert results(attempted) == {0: "delivered", 1: "deferred"}
 
 
 async def test_354_for_nobody_is_ended_with_an_empty_content_that_counts_for_nothing():

@@ -97,6 +97,26 @@ async def test_an_mx_at_our_own_address_is_a_loop_and_ends_the_list(dns, router)
     assert only.reply.enhanced == "5.4.6"
 
 
+async def test_an_equal_of_a_host_at_our_own_address_is_not_tried_either(dns, router):
+    dns.update({"shop.test": {"MX": ["5 better.test.", "10 us.test.", "10 equal.test."]}})
+    dns.update({"better.test": {"A": ["198.41.0.1"]}, "us.test": {"A": ["192.0.2.99"]}})
+    dns.update({"equal.test": {"A": ["198.41.0.2"]}})
+    route = await router.route("shop.test", MX)
+    for _ in range(20):
+        first, second = await tried(router, route)
+        assert first == ("better.test", "198.41.0.1")
+        assert second.reply.enhanced == "5.4.6"
+
+
+async def test_an_mx_that_is_no_host_name_is_passed_over(dns, router):
+    odd = r"a\000\032b.shop.test."
+    dns.update({"shop.test": {"MX": [f"10 {odd}", "20 mx.shop.test."]}, "mx.shop.test": {"A": ["198.41.0.1"]}})
+    assert [host.name for host in (await router.route("shop.test", MX)).hosts] == ["mx.shop.test"]
+    dns.update({"odd.test": {"MX": [f"10 {odd}"]}})
+    error = await refusal(router, "odd.test")
+    assert (error.result, error.reply.enhanced) == ("failed", "5.4.4")
+
+
 async def test_ipv6_comes_first_and_families_can_be_chosen(dns, router):
     dns.update({"shop.test": {"A": ["198.41.0.1"], "AAAA": ["2a00::1"]}})
     route = await router.route("shop.test", MX)

@@ -199,6 +199,27 @@ async def test_a_refused_login_defers_since_it_is_ours_to_mend(hop, authority):
         assert not hop.received
 
 
+@pytest.mark.parametrize("line", [PLAIN, LOGIN[1], PASSWORD])
+async def test_a_host_that_repeats_the_login_does_not_put_it_into_the_history(hop, authority, line):
+    hop.extensions = (*EXTENSIONS, "AUTH PLAIN")
+    hop.on["auth"] = f"501-5.5.4 what is\r\n501 5.5.4 {line} for a word?"
+    async with Lab(hop.port, ca_file=str(authority.ca)) as lab:
+        attempted = await lab.deliver(plan=smarthost(hop))
+        assert result(attempted) == "deferred"
+        assert attempted.results[0].reply.text == "what is [...] for a word?"
+        assert line not in repr(attempted)
+
+
+async def test_implicit_tls_carries_large_content(authority):
+    tls = authority.server_context("mx.remote.test")
+    async with NextHop(tls=tls, implicit=True) as hop, Lab(hop.port, ca_file=str(authority.ca)) as lab:
+        content = b"A: b\r\n\r\n" + b"x" * 3_000_000 + b"\r\n"
+        async with asyncio.timeout(30):
+            attempted = await lab.deliver(content=content, plan=smarthost(hop, tls="Implicit", username=""))
+        assert result(attempted) == "delivered"
+        assert hop.received[0].content == content or pytest.fail("it arrived changed")
+
+
 async def test_implicit_tls_speaks_no_word_in_plaintext(authority):
     tls = authority.server_context("mx.remote.test")
     async with NextHop(tls=tls, implicit=True) as hop, Lab(hop.port, ca_file=str(authority.ca)) as lab:

@@ -55,6 +55,17 @@ class Dialogue:
         self.add("s", answer.summary)
 
 
+def _without(answer: Answer, username: str, password: str) -> Answer:
+    """The answer to AUTH less what of the exchange the host repeats, as some do with a line that they don't take."""
+    encoded = [
+        part.decode() for part in (auth_plain_encode(username, password), *auth_login_encode(username, password))
+    ]
+    lines = answer.lines
+    for secret in (encoded[0], encoded[-1], password):
+        lines = tuple(line.replace(secret, "[...]") for line in lines) if secret else lines
+    return Answer(answer.code, lines)
+
+
 DialStage = Literal["connect", "greeting", "tls", "auth", "loop"]
 
 
@@ -268,6 +279,7 @@ class Dialer:
             raise self._refused("auth", session, "it offers neither AUTH PLAIN nor LOGIN", "4.7.4")
         answer = answers[0] if answers else None
         if answer is not None:
+            answer = _without(answer, username, password)
             dialogue.answer(answer)
         if answer is None or answer.code != 235:
             reply = session.reply(answer, time.time()) if answer else session.silence(connection.lost, time.time())

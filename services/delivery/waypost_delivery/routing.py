@@ -10,9 +10,11 @@ import asyncio
 import hashlib
 import ipaddress
 import random
+import re
 import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Sequence
+from itertools import groupby
 from typing import Literal
 
 from msgspec import Struct
@@ -26,6 +28,7 @@ from .transport import IpFamily, SiteInfo, TransportSettings
 _MAX_ROUTES = 50_000
 _MAX_HOSTS = 20  # MX hosts kept of a domain, the best ones
 _MAX_ADDRESSES = 4  # tried of one host and family
+_HOST_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\Z", re.ASCII)
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: an IPv4 address in the last 32 bits
 
 
@@ -111,10 +114,15 @@ class Router:
         if not answer.records:  # RFC 5321 5.1: the domain is its own MX
             hosts = [Host(domain)]
         else:
-            hosts = [Host(name, preference) for preference, name in sorted(answer.records) if name]
-            if not hosts:
+            names = [(preference, name) for preference, name in sorted(answer.records) if name]
+            if not names:
                 text = f"the domain {domain} says that it takes no mail (null MX)"
                 raise UnroutableError("failed", _ours(556, "5.1.10", text))  # RFC 7505 3, 4.2
+            # The DNS carries any octets; what is no host name is in no certificate, and breaks who takes it for one.
+            hosts = [Host(name, preference) for preference, name in names if _HOST_NAME.match(name)]
+            if not hosts:
+                text = f"the MX of {domain} are no host names"
+                raise UnroutableError("failed", _ours(550, "5.4.4", text))
         # RFC 5321 5.1: we are among them, so that whoever is not preferred to us would hand it back.
         ours = min((host.preference for host in hosts if host.name in self._own), default=None)
         if ours is not None:
@@ -132,22 +140,32 @@ class Router:
         must not cost each connection its time-out.
         """
         later: list[tuple[Host, str]] = []
-        for host in _shuffled(route.hosts):
-            try:
-                addresses = await self._addresses(route, host, families)
-            except OurselvesError as error:
-                yield error
-                break  # whoever follows is not preferred to us: RFC 5321 5.1
-            except UnroutableError as error:
-                yield error
-                continue
-            for address in addresses:
-                if address in penalised:
-                    later.append((host, address))
-                else:
-                    yield host, address
+        levels = _by_preference(route.hosts)
+        if not self._settings.own_addresses:  # nobody waits for the addresses of an equal that may not be needed
+            levels = [[host] for level in levels for host in level]
+        for equals in levels:
+            found = await asyncio.gather(*(self._found(route, host, families) for host in equals))
+            ourselves = next((item for item in found if isinstance(item, OurselvesError)), None)
+            if ourselves is not None:
+                yield ourselves
+                break  # neither its equals nor whoever follows is preferred to us: RFC 5321 5.1
+            for host, addresses in zip(equals, found, strict=True):
+                if isinstance(addresses, UnroutableError):
+                    yield addresses
+                    continue
+                for address in addresses:
+                    if address in penalised:
+                        later.append((host, address))
+                    else:
+                        yield host, address
         for candidate in later:
             yield candidate
+
+    async def _found(self, route: Route, host: Host, families: Sequence[IpFamily]) -> list[str] | UnroutableError:
+        try:
+            return await self._addresses(route, host, families)
+        except UnroutableError as error:
+            return error
 
     async def _addresses(self, route: Route, host: Host, families: Sequence[IpFamily]) -> list[str]:
         if host.literal or _is_address(host.name):
@@ -253,8 +271,9 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def _shuffled(hosts: tuple[Host, ...]) -> list[Host]:
-    """By preference; RFC 5321 5.1: equal ones at random, which spreads the load over them."""
-    if len(hosts) == 1:
-        return list(hosts)
-    return sorted(random.sample(hosts, len(hosts)), key=lambda host: host.preference)
+def _by_preference(hosts: tuple[Host, ...]) -> list[list[Host]]:
+    """Hosts of equal preference together; RFC 5321 5.1: at random among themselves, which spreads the load."""
+    levels = [list(level) for _, level in groupby(hosts, key=lambda host: host.preference)]
+    for level in levels:
+        random.shuffle(level)
+    return levels

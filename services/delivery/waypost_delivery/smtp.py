@@ -63,7 +63,7 @@ class SmtpTransport:
 
 def _refuse_loop(content: bytes) -> None:
     """RFC 5321 6.3. The header alone is looked at, and line by line only if it might hold too many."""
-    head = content[: content.find(b"\r\n\r\n") + 2]
+    head = content.partition(b"\r\n\r\n")[0]
     if head.count(b":") > _MOST_RECEIVED:
         count = (b"\r\n" + head).lower().count(b"\r\nreceived:")
         if count > _MOST_RECEIVED:

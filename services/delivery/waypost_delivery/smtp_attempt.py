@@ -1,5 +1,6 @@
 """One attempt at a site: from the slot that it holds to an outcome for every recipient."""
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -107,20 +108,34 @@ class Run:
         plan = self._attempt.job.plan
         began = time.monotonic()
         candidates = self._shared.router.candidates(self._route, plan.ip_families, self._site.penalised())
+        limit = asyncio.timeout(plan.timeouts.attempt)
         try:
-            async with aclosing(candidates):
+            async with aclosing(candidates), limit:
                 await self._work(candidates)
-        except BaseException:
+        except BaseException as error:
             if self._session is not None:
                 self._session.closing = True
             self._site.breaker.gave_up()
             self._site.drop(self._session)
-            raise
+            if not (isinstance(error, TimeoutError) and limit.expired()):
+                raise
+            self._out_of_time(plan.timeouts.attempt)
+            return
         if self._session is None:
             self._site.breaker.gave_up()
             self._site.drop(None)
         else:
             self._site.give_back(self._session, time.monotonic() - began, plan.limits)
+
+    def _out_of_time(self, patience: float) -> None:
+        """A next hop that answers each command, but late, is no reason to sit on the mail: it waits like any other."""
+        attempt = self._attempt
+        if attempt.address:
+            self._site.penalise(attempt.address)
+        text = f"not done within {patience:g} s, tried again later"
+        attempt.dialogue.add("-", text)
+        reply = Reply(enhanced="4.4.2", text=text, mta=attempt.mta, address=attempt.address)
+        attempt.undecided(RecipientOutcome("deferred", dated(reply)))
 
     async def _work(self, candidates: Candidates) -> None:
         attempt = self._attempt
