@@ -201,3 +201,17 @@ async def test_the_spool_counts_for_room_too(nats_server: NatsServer, store: Sto
     await committer.start()
     assert committer.room().startswith("SPOOL-0 is 89%")
     await committer.close()
+
+
+async def test_a_mail_that_the_server_takes_for_too_large_is_refused_alone(
+    store: Store, committer: Intake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store.nc, "_max_payload", 50_000)
+    results = await asyncio.gather(
+        *(
+            committer.put(mail(i, b"x" * size), pool="default", lane="fast")
+            for i, size in enumerate((100, 60_000, 100))
+        ),
+        return_exceptions=True,
+    )
+    assert [type(result) for result in results] == [type(None), IntakeUnavailableError, type(None)]

@@ -1,6 +1,7 @@
 """Each service's user may do what it does and nothing that takes mail out; a misfit is found before the first 250."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from waypost_queue.errors import ApiError, UnavailableError
 from waypost_queue.eventlog import EventLog
 from waypost_queue.events import Event, EventBatch, InboxMail
 from waypost_queue.inbox import Inbox
-from waypost_queue.intake import Intake
+from waypost_queue.intake import Intake, IntakeUnavailableError
 from waypost_queue.kv import Bucket
 from waypost_queue.model import Bundle, Mail
 from waypost_queue.permissions import SERVICES, covers, inbox_prefix, overlaps, permissions
@@ -242,6 +243,47 @@ async def test_a_server_that_comes_back_weaker_ends_the_process(tmp_path: Path) 
         await asyncio.wait_for(store.died.wait(), 20)
         assert "sync_interval: always" in store.fatal
         await store.close()
+
+
+async def test_no_mail_is_taken_by_a_server_that_came_back_weaker(tmp_path: Path) -> None:
+    async with NatsServer(tmp_path, system_user="system", system_password="sys") as server:
+        await prepared(server)
+        store = await open_store(settings(server, nats_user="", nats_password=None), "ingress")
+        intake = Intake(store, 0, LAYOUT, retry_for=3.0)
+        await intake.put(MAIL, pool="default", lane="fast")
+        server.conf["sync_always"] = False
+        await server.restart()
+        with pytest.raises(IntakeUnavailableError):
+            await intake.put(MAIL, pool="default", lane="fast")
+        await asyncio.wait_for(store.died.wait(), 20)
+        await intake.close()
+        assert (await store.api("STREAM.INFO.INTAKE-0"))["state"]["messages"] == 1
+        await store.close()
+
+
+async def test_mail_is_taken_again_once_the_server_that_came_back_is_checked(tmp_path: Path) -> None:
+    async with NatsServer(tmp_path, system_user="system", system_password="sys") as server:
+        await prepared(server)
+        store = await open_store(settings(server, nats_user="", nats_password=None), "ingress")
+        intake = Intake(store, 0, LAYOUT)
+        await server.restart()
+        await intake.put(MAIL, pool="default", lane="fast")
+        assert store.fit
+        await intake.close()
+        await store.close()
+
+
+async def test_a_server_that_takes_no_large_messages_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(natsconf, "MAX_PAYLOAD", 1 << 20)
+        server = NatsServer(tmp_path, system_user="system", system_password="sys")
+        await server.start()
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_exit(server)
+        with pytest.raises(UnfitError, match="max_payload: 8MB"):
+            await open_store(settings(server, nats_user="", nats_password=None), "ingress")
 
 
 async def test_a_nats_that_is_not_there_is_waited_for_and_then_said(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import structlog
 
 from waypost_runtime.settings import ServiceSettings
 
-from . import checks
+from . import checks, natsconf
 from .errors import StoreError, UnavailableError
 from .permissions import inbox_prefix
 from .store import Store, StoreOptions
@@ -80,6 +80,7 @@ async def open_store(settings: ServiceSettings, service: str, wait: float = WAIT
     if problem:
         await store.close()
         raise UnfitError(problem)
+    store.checked = True
     store.on_reconnect(_Recheck(store, settings, service).start)
     log.info("nats.connected", servers=settings.nats_servers, service=service)
     return store
@@ -87,6 +88,11 @@ async def open_store(settings: ServiceSettings, service: str, wait: float = WAIT
 
 async def _problem(store: Store, settings: ServiceSettings, service: str) -> str:
     """Why this NATS won't do, or ""."""
+    if store.nc.max_payload < natsconf.MAX_PAYLOAD:
+        return (
+            f"nats-server takes messages of at most {store.nc.max_payload} octets, and bundles may be larger: set "
+            "`max_payload: 8MB`"
+        )
     return await checks.permissions(store, service, settings.shards) or await _durability(settings)
 
 
@@ -131,6 +137,7 @@ class _Recheck:
     async def _run(self) -> None:
         delay = _RETRY
         while not self._store.died.is_set() and not self._store.nc.is_closed:
+            epoch = self._store.epoch
             try:
                 problem = await _problem(self._store, self._settings, self._service)
             except StoreError as error:
@@ -140,4 +147,7 @@ class _Recheck:
                 continue
             if problem:
                 self._store.die(problem)
-            return
+                return
+            if epoch == self._store.epoch:
+                self._store.fit = True
+                return

@@ -273,6 +273,8 @@ class Intake:
         unanswered = False
         while True:
             try:
+                if not self._store.fit:
+                    raise UnavailableError("whether this server keeps mail safe is not known yet")
                 await self._store.publish(subject, payload, headers)
                 return
             except UnknownFateError as error:

@@ -16,7 +16,7 @@ import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
-from nats.errors import ConnectionClosedError, NoRespondersError, OutboundBufferLimitError
+from nats.errors import ConnectionClosedError, MaxPayloadError, NoRespondersError, OutboundBufferLimitError
 from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeoutError
 
@@ -25,6 +25,7 @@ from .errors import UnavailableError, UnknownFateError, api_error
 log = structlog.get_logger(__name__)
 
 REQUEST_TIMEOUT = 5.0  # s, one round trip with an fsync on a slow disk and a quorum
+TOO_LARGE = 10054  # JetStream's err_code for a message above a limit
 
 
 class _Error(msgspec.Struct):
@@ -101,6 +102,8 @@ class Store:
         self._on_reconnect: list[Callable[[], Awaitable[None]]] = []
         self.died: asyncio.Event = asyncio.Event()  # the connection is closed for good: the process must end
         self.fatal = ""  # why
+        self.checked = False  # whether somebody checks each server that this comes to (`connect`)
+        self.fit = True  # of a checked one: False from a disconnect on, until the check has passed again
 
     @property
     def nc(self) -> Client:
@@ -191,6 +194,7 @@ class Store:
 
     async def _disconnected(self) -> None:
         self.epoch += 1
+        self.fit = not self.checked
         if not self._closing:
             log.warning("nats.disconnected", epoch=self.epoch)
 
@@ -228,6 +232,8 @@ class Store:
             return await nc.request(subject, payload, timeout=timeout, headers=headers)
         except NoRespondersError as error:
             raise UnavailableError(f"{subject}: no responder") from error
+        except MaxPayloadError as error:  # it was not sent, and never will be
+            raise api_error(subject, 413, TOO_LARGE, f"{len(payload)} octets are more than max_payload") from error
         except OutboundBufferLimitError as error:  # pending_size=0: it was not sent
             raise UnavailableError("disconnected") from error
         except (NatsTimeoutError, TimeoutError) as error:
