@@ -8,8 +8,8 @@ import random
 class Load:
     """`sessions` clients on one port; `acknowledged` are the tokens whose mail got a 250.
 
-    A mail that got no answer is sent again by its client, as a real one would (RFC 5321 4.5.4.1); `unsure` are tokens
-    that were sent at least once without an answer.
+    A mail that got no answer is sent again by its client, as a real one would (RFC 5321 4.5.4.1); `unsure` are the
+    tokens of mails that were once sent whole and got no answer.
     """
 
     def __init__(self, port: int, sessions: int = 8, seed: int = 1) -> None:
@@ -73,13 +73,16 @@ class Load:
                         return token  # 451 or 452: again later
                 if (await _reply(reader))[0] != 354:
                     return token
+                again = self.unsure.copy()
                 self.unsure.add(token)
                 writer.write(content + b".\r\n")
                 code, _ = await _reply(reader)
-                if code != 250:
+                if code >= 500 or code == 452:
                     self.unsure.discard(token)
+                if code != 250:
                     return token
-                self.unsure.discard(token)
+                if token not in again:
+                    self.unsure.discard(token)
                 self.acknowledged.update(f"{token}-{n}" for n in range(count))
                 token = ""
             writer.write(b"QUIT\r\n")

@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import ssl
 import struct
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from socket import SO_LINGER, SOL_SOCKET
@@ -68,6 +69,7 @@ class Received:
     session: int
     tls: bool
     reply: str
+    at: float  # when it was complete, Unix seconds
 
 
 @dataclass
@@ -252,6 +254,7 @@ class NextHop:
             session=session.number,
             tls=session.tls,
             reply="",
+            at=time.time(),
         )
         self.received.append(mail)
         await self._tell()
