@@ -287,6 +287,7 @@ def test_an_eight_bit_message_comes_back_as_it_is_and_makes_the_dsn_eight_bit() 
     assert not made.smtputf8
     assert b"\r\n\r\n" + content + b"\r\n--=_waypost_" in content_of(made)
     assert parts(made)[3]["Content-Transfer-Encoding"] == "8bit"
+    assert parts(made)[0]["Content-Transfer-Encoding"] == "8bit"
 
 
 def test_a_broken_header_is_encoded_and_comes_out_of_that_as_it_was() -> None:

@@ -37,6 +37,7 @@ class Hop:
         self.asked: list[str] = []
         self.answer: Any = lambda _index: RecipientOutcome("delivered", OK)
         self.mx: tuple[str, ...] = ("mx.x.org",)
+        self.unknown: Reply | None = None
 
     async def deliver(self, job: Job) -> Attempted:
         self.jobs.append(job)
@@ -53,7 +54,7 @@ class Hop:
 
     async def site_of(self, domain: str) -> SiteInfo:
         self.asked.append(domain)
-        return SiteInfo(name=domain, mx=self.mx)
+        return SiteInfo(name=domain, mx=self.mx, unknown=self.unknown)
 
     async def close(self) -> None:
         pass
@@ -174,6 +175,18 @@ async def test_a_policy_by_mx_is_found_by_asking_where_the_mail_goes() -> None:
     await bench.handler.attempt(work())
     assert bench.smtp.asked == ["x.org"]
     assert bench.smtp.jobs[0].plan.tls == "Encrypted"
+
+
+async def test_while_nobody_knows_the_mx_a_policy_by_mx_might_hold_for_it_and_nothing_goes_out() -> None:
+    bench = Bench(DestinationConfig("p", mx=("*.x.org",), tls="Encrypted"))
+    bench.smtp.unknown = Reply(451, "4.4.3", "no answer in time")
+    wait = await bench.wait(work())
+    assert bench.untouched
+    assert (wait.attempt, wait.hold) == (1, None)
+    assert wait.last is not None
+    assert wait.last.enhanced == "4.4.3"
+    assert wait.at > NOW
+    assert [event.kind for event in bench.events] == ["attempt"]
 
 
 async def test_a_smarthost_gets_its_password_and_no_mail_without_it() -> None:

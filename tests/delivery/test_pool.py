@@ -204,3 +204,15 @@ async def test_who_waits_for_a_site_that_turns_out_dead_is_put_off(hop):
     busy = [outcome for outcome in outcomes if isinstance(outcome, SiteBusyError)]
     assert len(busy) == 20 - len(hop.sessions)
     assert {outcome.reason for outcome in busy} == {"resting"}
+
+
+async def test_a_dead_domain_is_forgotten_when_its_rest_is_long_over(hop):
+    async with lab_of(hop) as lab:
+        await lab.deliver("to@dead.test")
+        pool = lab.transport._shared.pool
+        site = pool.site("mx.dead.test")
+        assert site.breaker.failures == 1
+        pool._forget(site.used_at)
+        assert pool.site("mx.dead.test") is site
+        pool._forget(site.used_at + 1)
+        assert pool.site("mx.dead.test") is not site

@@ -110,18 +110,20 @@ class _Parts:
         words = dsn_text.write(self._mail, self._recipients, self._report, self._context.hostname, self._context.now)
         status_type = "global-delivery-status" if self._utf8 else "delivery-status"
         status = self._status().encode("utf-8" if self._utf8 else "ascii", "replace")
-        head = _CRLF.join(
-            [
-                *self._header(),
-                # RFC 6522 3: report-type is the subtype of the second part.
-                f'Content-Type: multipart/report; report-type={status_type};{_CRLF}\tboundary="{boundary}"',
-            ]
-        )
         pieces = [
             self._part("text/plain; charset=utf-8", "Notification", words.replace("\n", _CRLF).encode(), text=True),
             self._part(f"message/{status_type}", "Delivery report", status, text=False),
             self._returned(content),
         ]
+        head = _CRLF.join(
+            [
+                *self._header(),
+                # RFC 2045 6.4: what holds 8-bit parts is itself 8-bit.
+                f"Content-Transfer-Encoding: {'7bit' if all(map(bytes.isascii, pieces)) else '8bit'}",
+                # RFC 6522 3: report-type is the subtype of the second part.
+                f'Content-Type: multipart/report; report-type={status_type};{_CRLF}\tboundary="{boundary}"',
+            ]
+        )
         separator = f"\r\n--{boundary}\r\n".encode()
         opening = f"{head}\r\n\r\nThis is a delivery report in MIME format (RFC 3464).".encode()
         return opening + b"".join(separator + piece for piece in pieces) + f"\r\n--{boundary}--\r\n".encode()

@@ -19,7 +19,7 @@ from pydantic import SecretStr
 
 from waypost_queue import subjects
 from waypost_queue.config import DestinationConfig, DomainConfig, Snapshot
-from waypost_queue.events import Event
+from waypost_queue.events import DialogueLine, Event
 from waypost_queue.model import Hold, Mail, Reply, Report
 from waypost_queue.work import Decision, Work
 
@@ -127,7 +127,11 @@ class Delivery:
         if self._stays_inside(work.domain):
             effective = config.effective(domain, None)
             return await self._deliver(work, effective, self._inbox, work.pool, final=True)
-        policy = await self._policy(config, work, domain)
+        mx, unknown = await self._mx(config, work, domain)
+        policy = config.policies.find(work.domain, mx)
+        if unknown is not None:
+            # A policy by MX might hold it, or ask for TLS: nothing goes out before that is known.
+            return self._unrouted(work, config.effective(domain, policy), unknown)
         held = self._suspended_policy(work, policy)
         if held is not None:
             return held
@@ -193,11 +197,15 @@ class Delivery:
         options = self._options
         return options.inbox_catch_all or (options.inbox_reserved_names and reserved(domain))
 
-    async def _policy(self, config: Configured, work: Work, domain: DomainConfig) -> DestinationConfig | None:
-        """The policy of the destination. Where a smarthost takes all, the destination's own MX play no part."""
-        by_mx = domain.route.type == "MX" and config.policies.needs_mx(work.domain)
-        mx = (await self._sites.site_of(work.domain)).mx if by_mx else ()
-        return config.policies.find(work.domain, mx)
+    async def _mx(self, config: Configured, work: Work, domain: DomainConfig) -> tuple[tuple[str, ...], Reply | None]:
+        """The MX hosts where they decide about the policy, or why they are not known.
+
+        Where a smarthost takes all, the destination's own MX play no part.
+        """
+        if domain.route.type != "MX" or not config.policies.needs_mx(work.domain):
+            return (), None
+        site = await self._sites.site_of(work.domain)
+        return site.mx, site.unknown
 
     def _pool(self, wanted: str, work: Work) -> str:
         if wanted == work.pool or wanted in self._options.pools:
@@ -212,14 +220,7 @@ class Delivery:
     async def _deliver(
         self, work: Work, effective: Effective, transport: Transport, pool: str, *, final: bool
     ) -> Decision:
-        terms = Terms(
-            retry=effective.retry,
-            pool=pool,
-            lane=self.lane_for_retry(work.mail),
-            jitter=self._chance(),
-            clocks_agree=abs(work.now - self._clock()) < CLOCKS_AGREE,
-            final=final,
-        )
+        terms = self._terms(work, effective, pool, final=final)
         plan = effective.plan
         if effective.secret and not final:
             password = self._password(effective.secret)
@@ -243,6 +244,27 @@ class Delivery:
         # An attempt may take minutes: what follows from it counts from its end.
         ended = structs.replace(work, now=work.now + attempted.duration)
         return schedule.decide(ended, attempted.results, terms)
+
+    def _terms(self, work: Work, effective: Effective, pool: str, *, final: bool = False) -> Terms:
+        return Terms(
+            retry=effective.retry,
+            pool=pool,
+            lane=self.lane_for_retry(work.mail),
+            jitter=self._chance(),
+            clocks_agree=abs(work.now - self._clock()) < CLOCKS_AGREE,
+            final=final,
+        )
+
+    def _unrouted(self, work: Work, effective: Effective, why: Reply) -> Decision:
+        """An attempt that ended at the DNS."""
+        reply = structs.replace(why, at=work.now)
+        attempted = Attempted(
+            results={index: RecipientOutcome("deferred", reply) for index in work.indexes},
+            dialogue=(DialogueLine(0.0, "-", reply.text),),
+            site=work.domain,
+        )
+        self._note(work, attempted)
+        return schedule.decide(work, attempted.results, self._terms(work, effective, work.pool))
 
     def _note(self, work: Work, attempted: Attempted) -> None:
         deferred = sum(outcome.result == "deferred" for outcome in attempted.results.values())

@@ -18,7 +18,7 @@ OPEN = _meter.create_up_down_counter(
 
 _MAX_SITES = 20_000
 _SWEEP = 1.0  # seconds
-_FORGET = 600.0  # seconds after which a site without trouble or connections is forgotten
+_FORGET = 900.0  # seconds after which a site without connections is forgotten; above the longest rest
 
 
 class Pool:
@@ -94,11 +94,11 @@ class Pool:
         self._timer = self._loop.call_later(_SWEEP, self._sweep)
 
     def _forget(self, used_before: float) -> None:
-        """Forgets quiet sites; with 0, all that are unused at this moment."""
+        """Forgets quiet sites, trouble of long ago with them; with 0, all that are unused and not in trouble."""
         gone = [
             name
             for name, site in self._sites.items()
-            if site.unused and (not used_before or site.used_at < used_before)
+            if site.unused and (site.used_at < used_before if used_before else not site.breaker.failures)
         ]
         for name in gone:
             del self._sites[name]

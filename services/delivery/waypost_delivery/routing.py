@@ -91,8 +91,8 @@ class Router:
         """The site of a domain's MX; without hosts while it is not known, or where there are none."""
         try:
             route = await self.route(domain, config.Route())
-        except UnroutableError:
-            return SiteInfo(name=domain)
+        except UnroutableError as error:
+            return SiteInfo(name=domain, unknown=error.reply if error.result == "deferred" else None)
         return SiteInfo(name=route.site, mx=tuple(host.name for host in route.hosts))
 
     async def _find(self, domain: str) -> Route:

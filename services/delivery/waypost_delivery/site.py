@@ -22,11 +22,6 @@ from .limits import Backlog, Breaker, Bucket, Window
 from .transport import SiteBusyError, TransportSettings
 
 _meter = opentelemetry.metrics.get_meter("waypost")
-SPILLED = _meter.create_counter(
-    "waypost.delivery.spilled",
-    unit="{mail}",
-    description="Mails sent back to wait since their site was full, resting, or at its rate.",
-)
 RESTS = _meter.create_counter(
     "waypost.delivery.site_rests", unit="{rest}", description="Times a site was left alone after connection failures."
 )
@@ -83,8 +78,8 @@ class Site:
 
     @property
     def unused(self) -> bool:
-        """Nothing would be lost by forgetting it."""
-        return not (self.open or self._waiters or self.breaker.failures)
+        """It holds nothing and waits for nothing."""
+        return not (self.open or self._waiters)
 
     async def take(self, key: object, limits: DestinationLimits) -> Session | None:
         """An idle session with this key, or None: a slot to open one. Each must be given back. Raises SiteBusyError."""
@@ -265,7 +260,6 @@ class Site:
                 return
 
     def _busy(self, reason: Literal["full", "resting", "rate"]) -> SiteBusyError:
-        SPILLED.add(1, {"reason": reason})
         now = self._clock()
         rate = self.window.capacity(self._limit) / max(self._duration, 0.01)
         if self._bucket is not None:

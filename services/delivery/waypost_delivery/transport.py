@@ -97,6 +97,7 @@ class SiteInfo(Struct, frozen=True, kw_only=True):
 
     name: str
     mx: tuple[str, ...] = ()  # host names by preference; () = unknown for now, or none
+    unknown: Reply | None = None  # why nobody knows for now
 
 
 class SiteBusyError(Exception):
