@@ -1,12 +1,14 @@
 """The engine on its ordinary way: bundles and tickets are attempted, settled in order, acked; and within bounds."""
 
 import asyncio
+import functools
 
 import pytest
 from msgspec import structs
 
+from tests.support import engine as parts
 from tests.support.engine import (
-    FAST,
+    STEADY,
     FakeHandler,
     count,
     emptied,
@@ -14,7 +16,6 @@ from tests.support.engine import (
     mail,
     put,
     put_ticket,
-    running,
     settlements,
     ticket_at,
     ticket_of,
@@ -34,7 +35,10 @@ from waypost_queue.work import Decision, Wait
 
 @pytest.fixture
 def layout() -> Layout:
-    return FAST
+    return STEADY
+
+
+running = functools.partial(parts.running, layout=STEADY)
 
 
 async def test_a_delivered_mail_is_settled_and_its_bundle_acked(store: Store) -> None:
@@ -185,18 +189,6 @@ async def test_a_decision_must_place_every_recipient_once() -> None:
         check(AnyWork, Decision(settled=(delivered,), wait=both))
     with pytest.raises(ValueError, match="deferral"):
         check(AnyWork, Decision(settled=(delivered, Settled(index=1, result="deferred"))))
-
-
-async def test_a_fault_of_the_handler_lets_the_message_come_back(store: Store) -> None:
-    handler = FakeHandler()
-    answers = iter(["raise"])
-    handler.answers["a@x.test"] = lambda work, index: next(answers, "delivered")
-    one = mail("a@x.test")
-    async with running(store, handler):
-        await put(store, one)
-        await emptied(store)
-    assert handler.sent == [(one.id, 0)]
-    assert len(handler.attempts) == 2
 
 
 async def test_draining_lets_the_attempt_finish_and_writes_its_outcome(store: Store) -> None:

@@ -160,7 +160,11 @@ async def test_a_ticket_whose_attempt_raises_alone_is_held(store: Store) -> None
     handler.answers["a@x.test"] = "raise"
     async with running(store, handler):
         await put_ticket(store, structs.replace(ticket_of(one, "x.test"), alone=True, returned=2))
-        await _empty(store, "QUEUE-0", "q0.ready.>")
+
+        async def held() -> bool:
+            return await count(store, "QUEUE-0", "q0.hold.>") == 1
+
+        await eventually(held, 10.0, "it is held")
     hold = (await ticket_at(store, one, "x.test")).hold
     assert hold is not None
     assert "RuntimeError" in hold.reason

@@ -81,6 +81,29 @@ def failed(mail_id: str, index: int) -> Settlement:
     return Settlement(mail=mail_id, n=0, outcomes=(outcome,), owed=(report,))
 
 
+async def test_a_fault_of_the_handler_lets_the_message_come_back(store: Store) -> None:
+    handler = FakeHandler()
+    answers = iter(["raise"])
+    handler.answers["a@x.test"] = lambda work, index: next(answers, "delivered")
+    one = mail("a@x.test")
+    async with running(store, handler):
+        await put(store, one)
+        await emptied(store)
+    assert handler.sent == [(one.id, 0)]
+    assert len(handler.attempts) == 2
+
+
+async def test_a_bundle_is_not_acked_while_one_of_its_groups_is_unsettled(store: Store) -> None:
+    handler = FakeHandler()
+    answers = iter(["raise"])
+    handler.answers["b@y.test"] = lambda work, index: next(answers, "delivered")
+    one = mail("a@x.test", "b@y.test")
+    async with running(store, handler):
+        await put(store, one)
+        await emptied(store)
+    assert sorted(handler.sent) == [(one.id, 0), (one.id, 1)]
+
+
 async def test_recipients_with_an_outcome_are_not_attempted_again(store: Store) -> None:
     one = mail("a@x.test", "b@x.test", "c@y.test")
     await put(store, one)
@@ -165,6 +188,20 @@ async def test_an_outcome_that_comes_while_recovery_looks_is_seen(
     async with running(store, handler):
         await emptied(store)
     assert handler.attempts == []
+
+
+async def test_of_many_groups_too_an_outcome_that_comes_while_recovery_looks_is_seen(
+    nats_server: NatsServer, store: Store, points: Callable[[str, Callable[[], None]], None]
+) -> None:
+    """SETTLE is scanned first then, to look up fewer of them; what has come since counts as well."""
+    mails = [mail(f"a{i}@x.test") for i in range(20)]
+    await put(store, *mails)
+    await take(store, "bundle", "fast")
+    points("rec_between", lambda: elsewhere(nats_server, lambda other: settle(other, delivered(mails[7].id, 0))))
+    handler = FakeHandler()
+    async with running(store, handler):
+        await emptied(store)
+    assert sorted(handler.sent) == sorted((each.id, 0) for each in mails if each is not mails[7])
 
 
 async def test_a_guard_bars_the_earlier_owners_late_ticket(store: Store) -> None:

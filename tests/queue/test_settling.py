@@ -138,13 +138,12 @@ async def test_a_dsn_that_another_owner_stored_meanwhile_is_not_stored_beside_it
         await put(store, one)
         await handler.until(lambda: len(handler.done) == 1)
     assert await count(store, "INTAKE-0", subjects.intake_any(0, failure(one.id))) == 1
+    assert handler.sent == [], "nor was one stored and sent meanwhile"
 
 
 async def test_a_delay_notice_that_an_earlier_owner_sent_is_not_sent_again(store: Store) -> None:
     one = mail("a@x.test")
-    notice = Report(
-        id=ids.dsn_id(one.id, 0, "delay"), kind="delay", recipients=(Settled(index=0, result="deferred"),)
-    )
+    notice = Report(id=ids.dsn_id(one.id, 0, "delay"), kind="delay", recipients=(Settled(index=0, result="deferred"),))
     await put(store, one)
     await take(store, "bundle", "fast")
     await settle(store, Settlement(mail=notice.id, n=0, outcomes=(Settled(index=0, result="delivered"),)))

@@ -41,6 +41,9 @@ FAST = Layout(
 )
 """A layout whose messages come back in a second and a half."""
 
+STEADY = structs.replace(FAST, timing=structs.replace(FAST.timing, ack_wait=15.0, pull_expires=2.0, keep_alive=2.0))
+"""Where nothing has to come back: a pause of a busy machine costs no message."""
+
 Answer = str | Callable[[Work, int], str]
 
 
@@ -227,7 +230,7 @@ async def running(
     store: Store,
     handler: FakeHandler,
     marks: Callable[[str], ControlMark | None] = lambda mail: None,
-    layout: Layout = FAST,
+    layout: Layout = FAST,  # the one that the streams were made for
     slots: Slots | None = None,
     spool: Spool | None = None,
 ) -> AsyncIterator[Engine]:

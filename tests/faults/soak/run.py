@@ -240,7 +240,9 @@ class Run:
         try:
             await _until(store.connect)
             if any(server.poll() is not None for server in self.servers):
-                raise RuntimeError(f"a server of the run has ended: see {self.folder}; is a port of {self.ports} taken?")
+                raise RuntimeError(
+                    f"a server of the run has ended: see {self.folder}; is a port of {self.ports} taken?"
+                )
             await _until(lambda: admin.apply(store, layout(self.case.replicas)))
             remote = subprocess.Popen(
                 [
