@@ -226,6 +226,33 @@ async def test_a_guard_bars_the_earlier_owners_late_ticket(store: Store) -> None
     assert handler.sent == [(one.id, 0)]
 
 
+@pytest.mark.parametrize("number", [1, 12], ids=["alone", "in-a-batch"])
+async def test_a_group_whose_ticket_came_after_the_look_is_left_to_it(
+    nats_server: NatsServer, store: Store, points: Callable[[str, Callable[[], None]], None], number: int
+) -> None:
+    """The earlier owner was faster than the guard, which is fenced on what recovery saw."""
+    mails = [mail(f"a{i}@x.test") for i in range(number)]
+    overtaken = mails[0]
+    ticket = ticket_of(overtaken, "x.test")
+    headers = {"Nats-Schedule": "@at 2099-01-01T00:00:00.000Z", "Nats-Schedule-Target": subject_of(ticket)}
+
+    async def store_it(other: Store) -> None:
+        await other.publish(subject_of(ticket, "sched"), codec.encode(ticket), headers)
+
+    await put(store, *mails)
+    await take(store, "bundle", "fast")
+    points("rec_after_scan", lambda: elsewhere(nats_server, store_it))
+    handler = FakeHandler()
+    async with running(store, handler):
+
+        async def acked() -> bool:
+            return await count(store, "INTAKE-0") == 0
+
+        await eventually(acked)
+    assert sorted(handler.sent) == sorted((each.id, 0) for each in mails[1:])
+    assert await ticket_at(store, overtaken, "x.test") == ticket
+
+
 async def test_many_guards_in_one_batch_each_fence_their_own_group(store: Store) -> None:
     mails = [mail(f"a{i}@x.test") for i in range(20)]
     await put(store, *mails)

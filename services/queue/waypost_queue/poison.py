@@ -18,7 +18,7 @@ log = structlog.get_logger(__name__)
 
 _meter = opentelemetry.metrics.get_meter("waypost")
 HELD = _meter.create_counter(
-    "waypost.queue.held",
+    "waypost.queue.holds",
     unit="{message}",
     description="Messages held by the queue itself, by cause (format, poison, body). Alert on any.",
 )
