@@ -11,7 +11,7 @@ from pydantic import SecretStr, ValidationError
 
 from tests.support.dns import DnsServer
 from tests.support.nats import LAYOUT, NatsServer
-from tests.support.nexthop import NextHop
+from tests.support.nexthop import HANG, NextHop
 from tests.support.wait import eventually
 from waypost_delivery import main
 from waypost_delivery.passwords import Passwords
@@ -45,6 +45,7 @@ class Delivering:
         self._manifests = stores["manifests"]
         self.ingress = stores["ingress"]
         self.hop = hop
+        self.dns = dns
         self._snapshot: Snapshot | None = None
         self._intake = Intake(self.ingress, 0, LAYOUT)
         self._stop = asyncio.Event()
@@ -178,6 +179,26 @@ async def test_a_mail_that_nobody_takes_is_announced_as_late_and_returned_at_its
     assert b"It was tried until its time was up" in returned.content
     assert time.time() - began >= QUICK.expire_after
     await delivering.empty()
+
+
+async def test_sites_that_hang_or_are_dead_hold_up_nobody_else(delivering: Delivering) -> None:
+    for name, address in (("hangs.org", "127.0.0.2"), ("dead.org", "127.0.0.3")):  # nobody listens at the latter
+        delivering.dns.update({name: {"MX": [f"10 mx.{name}."]}, f"mx.{name}": {"A": [address]}})
+    hop = delivering.hop
+
+    def taken() -> list[str]:
+        return [address for mail in hop.accepted if mail.sender for address in mail.recipients]
+
+    async with NextHop(host="127.0.0.2", port=hop.port) as hanging:
+        hanging.on["mail"] = HANG
+        # In one bundle with each other, as they come.
+        sent = [delivering.send("a@hangs.org", "b@dead.org", f"r{number}@x.org") for number in range(150)]
+        await asyncio.gather(*sent)
+        await hop.until(lambda _: len(taken()) == 150, timeout=20)
+        assert hanging.most_open == 10  # what a site begins with
+        await delivering.send("late@x.org")
+        await hop.until(lambda _: "late@x.org" in taken())
+    assert len(taken()) == len(set(taken())) == 151
 
 
 async def test_a_body_in_the_spool_is_delivered_and_taken_away(delivering: Delivering) -> None:
