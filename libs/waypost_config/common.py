@@ -25,7 +25,11 @@ DomainGlob = Annotated[
     str,
     Text(max=253, pattern=_DOMAIN_GLOB_PATTERN, means="a domain in lower case, or *. and a domain: *.example.com"),
 ]
-Name = Annotated[str, Text(max=253, min=1)]
+HostName = Annotated[str, Text(max=253, min=1)]
+OBJECT_PATTERN: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+ObjectName = Annotated[
+    str, Text(max=253, pattern=OBJECT_PATTERN, means="an object's name: lower-case letters, digits, '-' and '.'")
+]
 Port = Annotated[int, Number(min=1, max=65535)]
 TlsFloor = Literal["Opportunistic", "Encrypted", "Verified"]
 
@@ -37,7 +41,7 @@ _EXPIRE = Duration(at_least="5m", at_most="240h")
 class SecretRef(Model, frozen=True):
     """A Secret in the object's own namespace (a DestinationPolicy's: in the release namespace)."""
 
-    name: Name
+    name: ObjectName
 
 
 class ServiceRef(Model, frozen=True):
@@ -54,7 +58,7 @@ class HttpServiceRef(Model, frozen=True):
 
 
 class Smarthost(Model, frozen=True):
-    host: Name
+    host: HostName
     port: Port = 587
     tls: Literal["StartTLS", "Implicit", "None"] = "StartTLS"
     secret_ref: SecretRef | None = None

@@ -73,7 +73,7 @@ class _Compilation:
         self._settings = settings
         self._hash = hash_password
         self._previous = previous
-        self._passwords = Passwords(manifests)
+        self._passwords = Passwords(manifests, self._previous)
         self._domains: dict[str, config.DomainConfig] = {}
         self._credentials: dict[str, config.CredentialConfig] = {}
         self._policies: dict[str, config.DestinationConfig] = {}
@@ -85,7 +85,10 @@ class _Compilation:
         resource, name = claim.resource, claim.resource.spec.domain
         key = resource.meta.key
         if claim.refusal is not None:
-            self._facts[key] = (claim.refusal, Fact("Programmed", "False", "Invalid", claim.refusal.message))
+            refusal = claim.refusal
+            if refusal.reason == "PoolNotAllowed":
+                refusal = self._keep_pool(resource, refusal)
+            self._facts[key] = (refusal, Fact("Programmed", "False", "Invalid", refusal.message))
             return
         senders = compile_senders(resource, self._manifests, self._previous, self._hash)
         for wanted in senders.wanted:
@@ -112,6 +115,22 @@ class _Compilation:
         self._domains[name] = self._domain_config(resource, senders)
         self._credentials.update(senders.credentials)
         self._facts[key] = (accepted, senders.fact, outbound)
+
+    def _keep_pool(self, resource: MailDomain, refusal: Fact) -> Fact:
+        """The last good version stays, unless it is its pool that was taken away."""
+        kept = self._previous.domains.get(resource.spec.domain)
+        if (
+            kept is None
+            or kept.deleted
+            or kept.namespace != resource.meta.key.namespace
+            or kept.pool == resource.spec.outbound.pool
+        ):
+            return refusal
+        self._domains[kept.domain] = kept
+        self._keep_credentials(kept.domain)
+        return msgspec.structs.replace(
+            refusal, message=f"{refusal.message}. Generation {kept.generation} stays in force."
+        )
 
     def _keep_credentials(self, domain: str) -> None:
         for username, credential in self._previous.credentials.items():
@@ -165,14 +184,19 @@ class _Compilation:
                 refusal = Fact("Accepted", "False", error.reason, error.text)
         if refusal is not None:
             kept = self._previous.policies.get(key.name)
+            waits = refusal.reason.startswith("Secret")  # without the policy, mail would pass by its smarthost
+            text = ""
             if kept is not None and refusal.reason != "Shadowed":
                 self._policies[key.name] = kept
-                text = f"{refusal.message} Generation {kept.generation} stays in force."
-                refusal = msgspec.structs.replace(refusal, message=text)
-            self._facts[key] = (refusal,)
-            return
-        reason, text = ("PartlyShadowed", f"Matched by another: {said}.") if taken else ("Accepted", "")
-        self._facts[key] = (Fact("Accepted", "True", reason, text),)
+                text = f" Generation {kept.generation} stays in force."
+            elif waits:
+                text = " Mail for these destinations waits until it is there."
+            self._facts[key] = (msgspec.structs.replace(refusal, message=refusal.message + text),)
+            if kept is not None or not waits:
+                return
+        else:
+            reason, text = ("PartlyShadowed", f"Matched by another: {said}.") if taken else ("Accepted", "")
+            self._facts[key] = (Fact("Accepted", "True", reason, text),)
         own = spec.limits
         self._policies[key.name] = config.DestinationConfig(
             name=key.name,

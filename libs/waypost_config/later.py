@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from .destinationpolicy import DestinationPolicySpec
-from .maildomain import MailDomainSpec
+from .maildomain import MailDomainSpec, Rotation, Suppression
 from .schema import Path
 from .validate import Flaw
 
@@ -26,6 +26,16 @@ _MAIL_DOMAIN: Final[tuple[_MailDomainEntry, ...]] = (
         ("dkim", "rotation", "policy"),
         lambda s: s.dkim.rotation.policy != "Manual",
         f"{_NO_SIGNING}; remove policy, or set it to Manual",
+    ),
+    (
+        ("dkim", "rotation", "interval"),
+        lambda s: s.dkim.rotation.interval != Rotation().interval,
+        f"{_NO_SIGNING}; remove interval",
+    ),
+    (
+        ("dkim", "rotation", "overlap"),
+        lambda s: s.dkim.rotation.overlap != Rotation().overlap,
+        f"{_NO_SIGNING}; remove overlap",
     ),
     (("outbound", "tls"), lambda s: s.outbound.tls == "Verified", _NO_VERIFIED),
     (
@@ -46,6 +56,11 @@ _MAIL_DOMAIN: Final[tuple[_MailDomainEntry, ...]] = (
         ("suppression", "causes"),
         lambda s: s.suppression.causes,
         "Waypost does not suppress recipients yet; remove causes, or set it to []",
+    ),
+    (
+        ("suppression", "ttl"),
+        lambda s: s.suppression.ttl != Suppression().ttl,
+        "Waypost does not suppress recipients yet; remove ttl",
     ),
     (("webhooks",), lambda s: s.webhooks, "Waypost does not call webhooks yet; remove webhooks"),
 )

@@ -7,7 +7,19 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from .common import DOMAIN, Domain, HttpServiceRef, Label, Name, Port, Retry, Route, SecretRef, ServiceRef, TlsFloor
+from .common import (
+    DOMAIN,
+    Domain,
+    HttpServiceRef,
+    Label,
+    ObjectName,
+    Port,
+    Retry,
+    Route,
+    SecretRef,
+    ServiceRef,
+    TlsFloor,
+)
 from .schema import Duration, Entries, Items, Model, Number, Path, Quantity, Rule, Text, one_of, union
 
 Address = Annotated[str, Text(max=320)]
@@ -49,7 +61,10 @@ def _cidr(self: Mapping[str, Any]) -> Path | None:
         network = ipaddress.ip_network(self["cidr"], strict=False)
     except ValueError:
         return ("cidr",)
-    written = prefix.isdecimal() and prefix.isascii() and "%" not in address  # a netmask or a zone is no CIDR
+    # As netip.ParsePrefix: no netmask, zone, leading zero or IPv4 within IPv6.
+    written = prefix.isdecimal() and str(int(prefix)) == prefix and "%" not in address
+    if isinstance(network, ipaddress.IPv6Network) and network.network_address.ipv4_mapped is not None:
+        return ("cidr",)
     return None if written and network.prefixlen >= SMALLEST_NETWORK else ("cidr",)
 
 
@@ -57,7 +72,7 @@ class Subject(Model, frozen=True):
     """Who may send, as in an RBAC RoleBinding: granting is one-sided."""
 
     kind: Literal["ServiceAccount", "Namespaces", "Secret", "Network"]
-    name: Annotated[str, Text(max=253)] | None = None
+    name: ObjectName | None = None
     namespace: Label | None = None
     selector: Selector | None = None
     cidr: Annotated[str, Text(max=43)] | None = None
@@ -101,7 +116,7 @@ class Rotation(Model, frozen=True):
 
 
 class KeyRef(Model, frozen=True):
-    name: Name
+    name: ObjectName
     key: Annotated[str, Text(max=253)] = ""
 
 

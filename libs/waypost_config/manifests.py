@@ -1,7 +1,8 @@
 """Documents to resources: all of them together, with every problem and its place."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 from typing import Any, Final
 
 import msgspec
@@ -23,6 +24,9 @@ from .schema import Path as FieldPath
 from .validate import path_text
 
 SUFFIXES: Final = frozenset({".yaml", ".yml", ".json"})
+ParseText = Callable[[str, str], list[Document]]
+"""(file, text) -> its documents."""
+
 MAX_FILES: Final = 5_000
 MAX_PROBLEMS: Final = 1_000
 
@@ -102,12 +106,12 @@ def read(found: Iterable[Document]) -> tuple[Manifests, list[Problem]]:
     return reading.result()
 
 
-def load(paths: Iterable[Path]) -> tuple[Manifests, list[Problem]]:
+def load(paths: Iterable[Path], *, parse_text: ParseText = documents) -> tuple[Manifests, list[Problem]]:
     """Resources of files and of folders (`*.yaml`, `*.yml`, `*.json`, at any depth)."""
     reading = _Reading()
     for root in paths:
         try:
-            files = _files(root)
+            files = _files(root, reading)
         except OSError as error:
             reading.unreadable_file(str(root), f"{error.strerror or error}; give a file or folder that can be read")
             continue
@@ -116,31 +120,53 @@ def load(paths: Iterable[Path]) -> tuple[Manifests, list[Problem]]:
             files = files[:MAX_FILES]
         for file in files:
             try:
-                if file.stat().st_size > MAX_FILE:
-                    reading.unreadable_file(str(file), f"larger than {MAX_FILE >> 20} MiB; split it")
-                    continue
-                text = file.read_text(encoding="utf-8")
-            except UnicodeDecodeError:
-                reading.unreadable_file(str(file), "no UTF-8 text")
-                continue
+                with file.open("rb") as opened:
+                    data = opened.read(MAX_FILE + 1)
             except OSError as error:
                 reading.unreadable_file(str(file), f"{error.strerror or error}")
                 continue
-            for document in documents(str(file), text):
+            if len(data) > MAX_FILE:
+                reading.unreadable_file(str(file), f"larger than {MAX_FILE >> 20} MiB; split it")
+                continue
+            try:
+                text = data.decode("utf-8-sig").replace("\r\n", "\n")
+            except UnicodeDecodeError as error:
+                line = data.count(b"\n", 0, error.start) + 1
+                reading.unreadable_file(str(file), "no UTF-8 text; save it as UTF-8", line)
+                continue
+            for document in parse_text(str(file), text):
                 reading.document(document)
     return reading.result()
 
 
-def _files(root: Path) -> list[Path]:
+def _files(root: Path, reading: "_Reading") -> list[Path]:
     if not root.is_dir():
         root.stat()
         return [root]
-    out = []
-    for file in sorted(root.rglob("*")):
-        hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
-        if not hidden and file.suffix in SUFFIXES and file.is_file():
-            out.append(file)
+    out: list[Path] = []
+    _walk(root, reading, set(), out)
     return out
+
+
+def _walk(folder: Path, reading: "_Reading", seen: set[tuple[int, int]], out: list[Path]) -> None:
+    """Follows links, since a mounted ConfigMap is made of them; what can't be looked into is said, not taken for
+    gone."""
+    stat = folder.stat()
+    if (stat.st_dev, stat.st_ino) in seen:
+        return
+    seen.add((stat.st_dev, stat.st_ino))
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        try:
+            mode = path.stat().st_mode
+            if S_ISDIR(mode):
+                _walk(path, reading, seen, out)
+            elif path.suffix in SUFFIXES and S_ISREG(mode):
+                out.append(path)
+        except OSError as error:
+            if path.suffix in SUFFIXES or not path.is_symlink():
+                reading.unreadable_file(str(path), f"{error.strerror or error}; make it readable, or remove it")
 
 
 class _Reading:
@@ -156,9 +182,9 @@ class _Reading:
         manifests = collect(valid, skipped=self._skipped, broken=self._broken, unreadable=self._unreadable)
         return manifests, sorted(self._problems, key=lambda problem: (problem.file, problem.line))[:MAX_PROBLEMS]
 
-    def unreadable_file(self, file: str, message: str) -> None:
+    def unreadable_file(self, file: str, message: str, line: int = 0) -> None:
         self._unreadable.add(file)
-        self._problems.append(Problem(message=message, file=file))
+        self._problems.append(Problem(message=message, file=file, line=line))
 
     def document(self, document: Document) -> None:
         if not isinstance(document.data, dict):
@@ -171,6 +197,10 @@ class _Reading:
             return
         kind = document.data.get("kind")
         if kind == "List" and isinstance(document.data.get("items"), list):
+            own = [error for error in document.errors if error.path[:1] != ("items",)]
+            if own:  # `items` twice, say: some objects may not even be seen
+                self._unreadable.add(document.file)
+                self._read_errors(document, own, "")
             for index, item in enumerate(document.data["items"]):
                 self._object(document, item, ("items", index))
             return

@@ -21,9 +21,12 @@ class PasswordError(msgspec.Struct, frozen=True):
 class Passwords:
     """Smarthosts' logins: `keys` collects each password under its name in the bucket `keys`."""
 
-    def __init__(self, manifests: Manifests) -> None:
+    def __init__(self, manifests: Manifests, previous: config.Snapshot) -> None:
         self.keys: dict[str, str] = {}
         self._manifests = manifests
+        routes = [domain.route for domain in previous.domains.values()]
+        routes += [policy.route for policy in previous.policies.values() if policy.route is not None]
+        self._before = {each.smarthost.secret: each.smarthost.username for each in routes if each.smarthost is not None}
 
     def error(self, smarthost: Smarthost, namespace: str) -> PasswordError | None:
         """Why the login of a smarthost can't be used; None: it can, or none is needed."""
@@ -53,6 +56,11 @@ class Passwords:
                 found = login(self._manifests.secrets[Key("Secret", namespace, smarthost.secret_ref.name)])
                 username = found.username
                 self.keys[secret_name] = found.password
+            elif Key("Secret", namespace, smarthost.secret_ref.name) in self._manifests.broken or (
+                self._manifests.unreadable
+                and Key("Secret", namespace, smarthost.secret_ref.name) not in self._manifests.secrets
+            ):
+                username = self._before.get(secret_name, "")  # its last good login, whose password is still sealed
         return config.Smarthost(
             host=smarthost.host, port=smarthost.port, tls=smarthost.tls, username=username, secret=secret_name
         )

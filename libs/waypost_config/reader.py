@@ -16,12 +16,14 @@ import msgspec
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.reader import ReaderError
 
 from .schema import Path
 
 MAX_FILE: Final = 4 << 20  # octets
 MAX_NODES: Final = 100_000  # a document, aliases counted each time: bounds an alias bomb
 MAX_DEPTH: Final = 64
+MAX_ERRORS: Final = 100  # a document; more say nothing new
 
 _BOOLEAN = {"true": True, "false": False}
 _YAML_1_1 = frozenset({"on", "off", "yes", "no", "y", "n"})
@@ -94,15 +96,23 @@ def _split(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _document(file: str, start: int, text: str) -> Document:
+    yaml = YAML(typ="safe", pure=True)
+    yaml.composer.warn_double_anchors = False  # allowed; the warning would print what stands there, secrets too
     try:
-        node = YAML(typ="safe", pure=True).compose(text)
+        node = yaml.compose(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = start + (mark.line if mark is not None else 0)
-        message = " ".join(filter(None, (error.context, error.problem))) or "no YAML"
-        return Document(file, start, None, {}, (ReadError(line, f"no YAML: {message}"),))
-    except (YAMLError, ValueError, RecursionError) as error:
-        return Document(file, start, None, {}, (ReadError(start, f"no YAML: {str(error) or 'nested too deep'}"),))
+        return Document(file, start, None, {}, (ReadError(line, f"no YAML: {_said(error)}"),))
+    except ReaderError as error:
+        line = start + text.count("\n", 0, error.position)
+        message = "no YAML: a control character; remove it, or write it as an escape in quotes"
+        return Document(file, start, None, {}, (ReadError(line, message),))
+    except RecursionError:
+        return Document(file, start, None, {}, (ReadError(start, f"nested more than {MAX_DEPTH} deep"),))
+    except (YAMLError, ValueError, OverflowError):  # their text may quote what stands there
+        text = "no YAML: an escape or a directive that means nothing; put plain text there"
+        return Document(file, start, None, {}, (ReadError(start, text),))
     if node is None:
         return Document(file, start, None, {})
     build = _Build(start)
@@ -112,6 +122,18 @@ def _document(file: str, start: int, text: str) -> Document:
         build.errors.append(ReadError(start, str(error)))
         data = None
     return Document(file, start + node.start_mark.line, data, build.lines, tuple(build.errors))
+
+
+_QUOTED = re.compile(r" ?'([^'<]{2,})'")
+_TAB = "found character '\\t' that cannot start any token"
+
+
+def _said(error: MarkedYAMLError) -> str:
+    """What the parser says, without the words of the document that it quotes: they may be secrets."""
+    text = " ".join(filter(None, (error.context, error.problem))) or "it ends too early"
+    if _TAB in text:
+        return "a tab; indent with spaces"
+    return _QUOTED.sub("", text)
 
 
 class _TooMuchError(Exception):
@@ -126,11 +148,16 @@ class _Build:
         self.errors: list[ReadError] = []
         self._start = start
         self._nodes = 0
+        self._said: set[tuple[int, str]] = set()
 
     def _error(self, node: Node, message: str, path: Path) -> None:
         line = self._start + node.start_mark.line
-        if all(error.line != line or error.message != message for error in self.errors):  # an alias repeats its own
-            self.errors.append(ReadError(line, message, path))
+        if (line, message) in self._said:  # an alias repeats its own
+            return
+        if len(self._said) == MAX_ERRORS:
+            raise _TooMuchError(f"more than {MAX_ERRORS} errors in one document")
+        self._said.add((line, message))
+        self.errors.append(ReadError(line, message, path))
 
     def value(self, node: Node, path: Path, depth: int) -> Any:
         self._nodes += 1
@@ -183,7 +210,7 @@ class _Build:
     def _scalar(self, node: Node, path: Path) -> Any:
         text = _plain(node)
         if text is None:
-            return str(node.value)
+            return self._text(node, path)
         if text in _NULL:
             return None
         lower = text.lower()
@@ -205,6 +232,17 @@ class _Build:
             )
             return text
         return float(text) if _FLOAT.match(text) else text
+
+    def _text(self, node: Node, path: Path) -> str:
+        """JSON writes characters beyond 16 bits as two escapes, which YAML reads as two characters."""
+        text = str(node.value)
+        if text.isascii():
+            return text
+        try:
+            return text.encode("utf-16-be", "surrogatepass").decode("utf-16-be")
+        except UnicodeDecodeError:
+            self._error(node, "half of a surrogate pair (\\ud800 to \\udfff) is no character; write both", path)
+            return ""
 
 
 def _plain(node: Node) -> str | None:

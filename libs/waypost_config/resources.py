@@ -6,7 +6,7 @@
 import base64
 import binascii
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -18,17 +18,38 @@ from .later import not_yet
 from .maildomain import ROOT_RULES as DOMAIN_RULES
 from .maildomain import MailDomainSpec
 from .schema import Path, Rule, node_of
-from .validate import Flaw, shown, validate
+from .validate import Flaw, shown, unknown, validate
 
 NAME_LABEL: Final = "kubernetes.io/metadata.name"  # the API server puts it on every namespace
 DOMAINS_ANNOTATION: Final = "waypost.dev/domains"
 POOLS_ANNOTATION: Final = "waypost.dev/pools"
 RECIPIENTS_ANNOTATION: Final = "waypost.dev/recipients-per-day"
+ROTATE_ANNOTATION: Final = "waypost.dev/rotate-dkim"
+
+# ObjectMeta; those that the API server alone fills in are read and left aside, so that its own output is taken.
+_METADATA: Final = (
+    "name",
+    "namespace",
+    "labels",
+    "annotations",
+    "creationTimestamp",
+    "generation",
+    "generateName",
+    "resourceVersion",
+    "uid",
+    "selfLink",
+    "ownerReferences",
+    "finalizers",
+    "managedFields",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+)
 
 _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\Z")
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?\Z")
 _SECRET_KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}\Z")
 _SECRET_BYTES = 1 << 20
+_LAST_TIME = 253_370_764_800.0  # the year 9999, Unix seconds
 
 
 class Key(msgspec.Struct, frozen=True, order=True):
@@ -135,9 +156,7 @@ def parse(data: dict[str, Any], *, file: str = "", line: int = 0) -> tuple[Resou
         if meta is None or flaws:
             return None, flaws
         return (ServiceAccount(meta=meta) if kind == "ServiceAccount" else Namespace(meta=meta)), []
-    flaws += [
-        Flaw((name,), "unknown field; a resource has metadata and spec") for name in data if name not in _OWN_FIELDS
-    ]
+    flaws += [Flaw((name,), unknown(name, _OWN_FIELDS)) for name in data if name not in _OWN_FIELDS]
     if kind == "MailDomain":
         spec, raw = _spec(MailDomainSpec, DOMAIN_RULES, data, flaws)
         return (None, flaws) if meta is None or spec is None else (MailDomain(meta=meta, spec=spec, raw=raw), [])
@@ -188,6 +207,7 @@ def _metadata(data: dict[str, Any], kind: str, flaws: list[Flaw], file: str, lin
         return None
     name = metadata.get("name")
     before = len(flaws)
+    flaws += [Flaw(("metadata", key), unknown(key, _METADATA)) for key in metadata if key not in _METADATA]
     if not isinstance(name, str):
         flaws.append(Flaw(("metadata", "name"), "Required value: the name as text"))
     elif kind == "Namespace" and not (_LABEL.match(name) and len(name) <= 63):
@@ -206,6 +226,9 @@ def _metadata(data: dict[str, Any], kind: str, flaws: list[Flaw], file: str, lin
     if kind == "Namespace" and RECIPIENTS_ANNOTATION in annotations:
         text = "Waypost does not limit a namespace yet; set spec.limits of its MailDomains"
         flaws.append(Flaw(("metadata", "annotations", RECIPIENTS_ANNOTATION), text))
+    if kind == "MailDomain" and ROTATE_ANNOTATION in annotations:
+        text = "Waypost does not sign with DKIM yet; remove the annotation"
+        flaws.append(Flaw(("metadata", "annotations", ROTATE_ANNOTATION), text))
     created = _time(metadata, flaws)
     if len(flaws) > before:
         return None
@@ -242,18 +265,20 @@ def _time(metadata: dict[str, Any], flaws: list[Flaw]) -> float | None:
     if value is None:
         return None
     try:
-        return datetime.fromisoformat(str(value)).timestamp()
-    except ValueError:
-        flaws.append(
-            Flaw(("metadata", "creationTimestamp"), f"{shown(value)} must be a time such as 2026-03-02T10:00:00Z")
-        )
-        return None
+        stamp = datetime.fromisoformat(str(value))
+        seconds = (stamp if stamp.tzinfo is not None else stamp.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        seconds = -1.0
+    if 0 <= seconds < _LAST_TIME:
+        return seconds
+    flaws.append(Flaw(("metadata", "creationTimestamp"), f"{shown(value)} must be a time such as 2026-03-02T10:00:00Z"))
+    return None
 
 
 def _secret_data(data: dict[str, Any], flaws: list[Flaw]) -> dict[str, bytes]:
     """`data` (base64) with `stringData` (text) over it, as the API server merges them. Messages quote no values."""
     known = ("apiVersion", "kind", "metadata", "type", "data", "stringData", "immutable")
-    flaws += [Flaw((name,), "unknown field; a Secret has data and stringData") for name in data if name not in known]
+    flaws += [Flaw((name,), unknown(name, known)) for name in data if name not in known]
     out: dict[str, bytes] = {}
     for field in ("data", "stringData"):
         entries = data.get(field)

@@ -7,6 +7,7 @@ they are to `kubectl apply`; null is absence.
 import difflib
 import json
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -69,7 +70,7 @@ def shown(value: Any) -> str:
 def _type_name(value: Any) -> str:
     if isinstance(value, bool):
         return "boolean"
-    names = {str: "string", int: "integer", float: "number", list: "array", dict: "object"}
+    names = {str: "string", int: "integer", float: "number", list: "array", dict: "object", type(None): "null"}
     return names.get(type(value), type(value).__name__)
 
 
@@ -120,7 +121,7 @@ class _Walk:
         value: dict[str, Any] = {}
         for key in raw:
             if key not in node.fields:
-                self.flaw((*path, str(key)), _unknown(str(key), node))
+                self.flaw((*path, str(key)), unknown(str(key), node.fields))
                 sound = False
         for name, field in node.fields.items():
             given = raw.get(name)
@@ -221,8 +222,10 @@ class _Walk:
         return True
 
 
-def _unknown(key: str, node: ObjectNode) -> str:
-    near = difflib.get_close_matches(key, node.fields, n=1)
+def unknown(key: str, known: Iterable[str]) -> str:
+    """What is said of a field that does not exist."""
+    names = list(known)
+    near = difflib.get_close_matches(key[:_SHOWN], names, n=1)
     if near:
         return f"unknown field; did you mean {near[0]}?"
-    return f"unknown field; known here: {', '.join(node.fields)}"
+    return f"unknown field; known here: {', '.join(names)}"

@@ -110,7 +110,7 @@ def test_a_file_that_cannot_be_read_is_a_problem_and_the_others_stay(tmp_path: P
     assert len(found.domains) == 1
     assert [problem.message for problem in problems] == [
         "No such file or directory; give a file or folder that can be read",
-        "no UTF-8 text",
+        "no UTF-8 text; save it as UTF-8",
         "larger than 4 MiB; split it",
     ]
     assert str(tmp_path / "absent") in found.unreadable

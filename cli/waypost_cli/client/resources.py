@@ -2,7 +2,6 @@
 
 import datetime as dt
 import json
-import sys
 import time
 from enum import StrEnum
 from pathlib import Path
@@ -55,11 +54,9 @@ def get(
         case ResourceFormat.JSON:
             typer.echo(json.dumps(shown, indent=2, ensure_ascii=False))
         case ResourceFormat.YAML:
-            from ruamel.yaml import YAML
+            from waypost_config.writer import dump
 
-            writer = YAML()
-            writer.default_flow_style = False
-            writer.dump(shown, sys.stdout)
+            typer.echo(dump(shown), nl=False)
         case _:
             _table(full, objects, wide=output is ResourceFormat.WIDE, with_namespace=not namespace)
 

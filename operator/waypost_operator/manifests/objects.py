@@ -30,7 +30,7 @@ def numbered(manifests: Manifests, stored: Mapping[Key, StoredObject], now: floa
         generation, created = 1, now
         if before is not None:
             generation = before.generation if before.spec == resource.raw else before.generation + 1
-            created = before.created
+            created = before.created or now
         if resource.meta.created is not None:
             created = resource.meta.created
         meta = msgspec.structs.replace(resource.meta, generation=generation, created=created)
@@ -85,7 +85,9 @@ def statuses(
     for key in manifests.broken:
         if key not in resources and key.kind in ("MailDomain", "DestinationPolicy"):
             fact = Fact("Programmed", "False", "Invalid", _all(said.get(str(key), [])))
-            out[key] = _object(key, [fact], stored.get(key), 0, now, None)
+            before = stored.get(key)
+            created = before.created if before is not None and before.created else now
+            out[key] = msgspec.structs.replace(_object(key, [fact], before, 0, now, None), created=created)
     return out
 
 

@@ -4,13 +4,27 @@ import sys
 from pathlib import Path
 
 from waypost_config.manifests import Manifests, Problem, collect, load, read
-from waypost_config.reader import MAX_FILE, documents
+from waypost_config.reader import MAX_FILE, Document, documents
 from waypost_config.resources import Resource
 
 from .overrides import overridden
 from .settings import ManifestsSettings
 
 STDIN = "-"
+
+
+class _Parsed:
+    """Parses a text once: files are read again each half minute, and most of them say what they said."""
+
+    def __init__(self, before: dict[tuple[str, str], list[Document]]) -> None:
+        self.used: dict[tuple[str, str], list[Document]] = {}
+        self._before = before
+
+    def __call__(self, file: str, text: str) -> list[Document]:
+        key = (file, text)
+        found = self._before.get(key)
+        self.used[key] = documents(file, text) if found is None else found
+        return self.used[key]
 
 
 class Reading:
@@ -23,6 +37,7 @@ class Reading:
     def __init__(self, settings: ManifestsSettings) -> None:
         self._settings = settings
         self._stdin: tuple[Manifests, list[Problem]] | None = None
+        self._parsed: dict[tuple[str, str], list[Document]] = {}
         if settings.manifests == STDIN:
             self._stdin = read(documents("<stdin>", sys.stdin.read(MAX_FILE)))
         elif not Path(settings.manifests).exists():
@@ -39,8 +54,11 @@ class Reading:
 
     def read(self) -> tuple[Manifests, list[Problem]]:
         """Manifests count before Secrets that were made, values of `--secret` before both."""
-        main, problems = self._stdin if self._stdin is not None else load([Path(self._settings.manifests)])
-        made, more = load([self._settings.secrets_dir])
+        parse = _Parsed(self._parsed)
+        folder = Path(self._settings.manifests)
+        main, problems = self._stdin if self._stdin is not None else load([folder], parse_text=parse)
+        made, more = load([self._settings.secrets_dir], parse_text=parse)
+        self._parsed = parse.used
         resources: list[Resource] = list(main.resources())
         absent = made.secrets.keys() - main.secrets.keys() - main.broken
         secrets = {**main.secrets, **{key: made.secrets[key] for key in absent}}

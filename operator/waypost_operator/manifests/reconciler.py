@@ -10,13 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import opentelemetry.metrics
 import structlog
 
 from waypost_config.compiler import Compiled, Settings, compile_manifests
 from waypost_config.credentials import Server
 from waypost_config.manifests import Manifests, Problem
-from waypost_config.resources import Key, Resource, parse
+from waypost_config.resources import Key, Namespace, ObjectMeta, Resource, parse
 from waypost_config.status import STATUS_PREFIX, StoredObject, status_key
 from waypost_queue import codec, config, configwatch
 from waypost_queue.configwatch import ConfigWatch
@@ -33,6 +34,7 @@ from .reading import Reading
 log = structlog.get_logger(__name__)
 
 CATCH_UP: Final = 10.0  # s until our own writes must have come back by the watch
+GONE_FOR: Final = 0.5  # s that an object must be gone
 _PASSES: Final = 3  # of compiling: a second one sees the Secrets that the first one wanted
 
 _meter = opentelemetry.metrics.get_meter("waypost")
@@ -104,6 +106,7 @@ class Reconciler:
         manifests, compiled, problems = self._last
         pods = {key: _pods(running, self._since.get(key, 0)) for key in own(manifests)}
         found = statuses(manifests, compiled, problems, self._stored, pods, time.time())
+        found.update((key, _remembered(namespace)) for key, namespace in manifests.namespaces.items())
         for key, status in found.items():
             if self._stored.get(key) != status:
                 await self._state.put(status_key(key), codec.encode(status))
@@ -122,16 +125,19 @@ class Reconciler:
                 log.warning("manifests.status_unreadable", key=name, error=str(error))
                 continue
             self._stored[stored.key] = stored
+            if stored.kind == "Namespace":
+                known[stored.key] = Namespace(meta=_meta(stored))
+                continue
             resource = parse(stored.manifest(), file=stored.file)[0] if stored.spec else None
             if resource is not None:
-                known[stored.key] = resource
+                known[stored.key] = msgspec.structs.replace(resource, meta=_meta(stored))
         self._known = known
 
     def _compile(self, previous: config.Snapshot) -> tuple[Manifests, Compiled, list[Problem]]:
         """In a thread: files are read, passwords hashed, wanted Secrets made and read back."""
         self._hasher.start(previous)
         for _ in range(_PASSES):
-            current, problems = self._reading.read()
+            current, problems = self._read()
             manifests = numbered(with_last_good(current, self._known or {}), self._stored, time.time())
             compiled = compile_manifests(
                 manifests, settings=self._settings, hash_password=self._hasher, previous=previous
@@ -141,11 +147,25 @@ class Reconciler:
         self._hasher.end(compiled.snapshot)
         return manifests, compiled, [*problems, *compiled.problems]
 
+    def _read(self) -> tuple[Manifests, list[Problem]]:
+        """All files. What is gone is looked for again a moment later: an editor empties a file, or takes it away,
+        before it writes it anew, and a domain that ends for that moment refuses its mail."""
+        current, problems = self._reading.read()
+        found = {resource.meta.key for resource in current.resources()} | current.broken
+        if self._known and not self._known.keys() <= found:
+            time.sleep(GONE_FOR)
+            current, problems = self._reading.read()
+        return current, problems
+
     def _make(self, compiled: Compiled, manifests: Manifests) -> bool:
         """Whether a Secret was made or written again."""
         changed = False
         for wanted in compiled.wanted_secrets:
-            path = secretfiles.make(self._secrets_dir, wanted, self._server)
+            try:
+                path = secretfiles.make(self._secrets_dir, wanted, self._server)
+            except OSError as error:  # its MailDomain says that it is missing; the others go on
+                log.error("manifests.secret_not_made", secret=f"{wanted.namespace}/{wanted.name}", error=str(error))
+                continue
             log.info("manifests.secret_made", secret=f"{wanted.namespace}/{wanted.name}", file=str(path))
             changed = True
         for secret in manifests.secrets.values():
@@ -202,6 +222,24 @@ class Reconciler:
         if self._said and not texts:
             log.info("manifests.good")
         self._said = texts
+
+
+def _remembered(namespace: Namespace) -> StoredObject:
+    """A namespace without status: its last good labels and annotations give rights, and outlive this process."""
+    meta = namespace.meta
+    key = meta.key
+    return StoredObject(kind=key.kind, name=key.name, labels=meta.labels, annotations=meta.annotations, file=meta.file)
+
+
+def _meta(stored: StoredObject) -> ObjectMeta:
+    return ObjectMeta(
+        key=stored.key,
+        labels=stored.labels,
+        annotations=stored.annotations,
+        created=stored.created or None,
+        generation=stored.generation,
+        file=stored.file,
+    )
 
 
 def _pods(running: Mapping[str, list[int]], since: int) -> Pods:

@@ -48,8 +48,9 @@ def _write(folder: Path, wanted: WantedSecret, password: str, server: Server) ->
     path = path_of(folder, wanted)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     text = dump(credential_manifest(wanted, password, server))
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    fresh = path.with_name(f".new-{os.getpid()}")
+    fresh.unlink(missing_ok=True)  # O_EXCL: what lies there already may be readable by others
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()

@@ -36,6 +36,8 @@ class Shell:
         self._folders = folders
         self._running = running
         self._files_changed = asyncio.Event()
+        self._other_folders = asyncio.Event()
+        self._folders_seen = [_identity(folder) for folder in folders]
         self.problem = "the first configuration is not published yet"  # of readiness
 
     async def run(self, *ends: asyncio.Event) -> None:
@@ -44,6 +46,7 @@ class Shell:
         due, delay = 0.0, RETRY_FIRST
         try:
             while not any(end.is_set() for end in ends):
+                self._look_at_folders()
                 if self._files_changed.is_set() or time.monotonic() >= due:
                     self._files_changed.clear()
                     if await self._apply():
@@ -74,15 +77,35 @@ class Shell:
         except StoreError as error:
             log.warning("manifests.status_failed", error=str(error))
 
+    def _look_at_folders(self) -> None:
+        """A folder that was replaced, or came back, is another one to the kernel: the old one's watch is silent."""
+        found = [_identity(folder) for folder in self._folders]
+        if found != self._folders_seen:
+            self._folders_seen = found
+            self._files_changed.set()
+            self._other_folders.set()
+
     async def _watch(self) -> None:
         """Sets the event whenever a manifest may have changed. A folder that is away is looked for again."""
         while True:
+            self._other_folders.clear()
             try:
-                async for _changes in awatch(*self._folders, watch_filter=_manifest, debounce=DEBOUNCE):
+                async for _changes in awatch(
+                    *self._folders, watch_filter=_manifest, debounce=DEBOUNCE, stop_event=self._other_folders
+                ):
                     self._files_changed.set()
             except OSError as error:
                 log.warning("manifests.not_watched", error=str(error), every=REREAD)
-            await asyncio.sleep(REREAD)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._other_folders.wait(), REREAD)
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    try:
+        stat = folder.stat()
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino
 
 
 def _manifest(_change: Change, path: str) -> bool:
