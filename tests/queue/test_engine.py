@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import time
 
 import pytest
 from msgspec import structs
@@ -292,7 +293,7 @@ def test_what_may_have_been_delivered_before_is_suspicious() -> None:
 
 
 def test_ownership_ends_for_ever_with_the_connection_or_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [100.0]
+    now = [105.0]  # five seconds after the pull request left: the message may have waited in the socket
     monkeypatch.setattr("waypost_queue.held.time.monotonic", lambda: now[0])
     connection = _Connection()
     one = Held(connection, Timing(), _Message(1, 1, 1), 100.0)
@@ -307,3 +308,22 @@ def test_ownership_ends_for_ever_with_the_connection_or_the_time(monkeypatch: py
     assert not two.owned()
     connection.epoch = 0
     assert not two.owned()
+
+
+async def test_the_keep_alive_of_a_message_that_is_no_longer_ours_sends_nothing() -> None:
+    """The server confirms it to anyone."""
+
+    class Asked(_Connection):
+        def __init__(self) -> None:
+            self.asked: list[bytes] = []
+
+        async def request(self, subject: str, payload: bytes, timeout: float) -> None:
+            self.asked.append(payload)
+
+    connection = Asked()
+    one = Held(connection, Timing(), _Message(1, 1, 1), time.monotonic())
+    await one.renew(1.0)
+    assert connection.asked == [b"+WPI"]
+    connection.epoch = 1
+    await one.renew(1.0)
+    assert connection.asked == [b"+WPI"]

@@ -13,16 +13,19 @@ from tests.support.engine import (
     emptied,
     mail,
     put,
+    put_ticket,
     running,
     settle,
+    subject_of,
     take,
+    ticket_of,
 )
 from tests.support.wait import eventually
 from waypost_queue import codec, ids, pause, subjects
 from waypost_queue.errors import ApiError, BatchRefusedError, FencedError, UnknownFateError
 from waypost_queue.model import Bundle, Mail, Report, Settled, Settlement
 from waypost_queue.spool import Spool
-from waypost_queue.store import PubAck, Store
+from waypost_queue.store import PubAck, Store, Stored
 from waypost_queue.streams import Layout
 from waypost_queue.work import Decision, Work
 
@@ -246,6 +249,36 @@ async def test_a_ticket_that_is_done_leaves_the_body_to_its_bundle(store: Store)
         await emptied(store)
     assert handler.sent == [(one.id, 0), (one.id, 1)]
     assert await count(store, "SPOOL-0") == 0
+
+
+async def test_what_was_just_acked_keeps_no_body(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On three replicas its removal may still be under way when the body check looks."""
+    deferred, large = mail("a@x.test"), mail("b@y.test", content=b"x" * 200_000)
+    await Spool(store).put(deferred.id, deferred.content or b"")
+    chunks = await Spool(store).put(large.id, large.content or b"")
+    ticket = ticket_of(deferred, "x.test")
+    last, at = store.last, store.at
+    seqs: dict[str, int] = {}
+
+    async def last_lags(stream: str, subject: str) -> Stored | None:
+        found = await last(stream, subject)
+        if found is None and deferred.id in subject:
+            return Stored(subject_of(ticket), seqs["ticket"], 0.0, b"")
+        return found
+
+    async def at_lags(stream: str, seq: int) -> Stored | None:
+        return Stored("intake0.default.fast.x", seq, 0.0, b"") if seq == seqs["bundle"] else await at(stream, seq)
+
+    async with running(store, FakeHandler()):
+        monkeypatch.setattr(store, "last", last_lags)
+        monkeypatch.setattr(store, "at", at_lags)
+        seqs["bundle"] = await put(store, structs.replace(large, content=None, chunks=chunks))
+        seqs["ticket"] = await put_ticket(store, ticket)
+
+        async def purged() -> bool:
+            return await count(store, "SPOOL-0") == 0
+
+        await eventually(purged)
 
 
 @pytest.mark.parametrize(
