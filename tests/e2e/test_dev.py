@@ -9,10 +9,13 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import IO
 
 import httpx
 import pytest
 
+from tests.support.dns import DnsServer
+from tests.support.nexthop import NextHop
 from tests.support.ports import free_ports
 from tests.support.wait import eventually
 
@@ -33,15 +36,41 @@ class Dev:
             "--submissions-port", str(self.submissions), "--http-port", str(self.http), *flags,
         ]  # fmt: skip
         self.said = ""
+        self.stdin: IO[bytes] | None = None
         self._process: asyncio.subprocess.Process
 
-    async def start(self) -> None:
+    async def __aenter__(self) -> "Dev":
         self._process = await asyncio.create_subprocess_exec(
-            *self.command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, start_new_session=True
-        )
-        await self.read_until("Ctrl-C stops all of it")
+            *self.command, stdin=self.stdin, stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+        try:
+            await self.read_until("Ctrl-C stops all of it")
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
 
-    async def read_until(self, text: str, limit: float = 60) -> None:
+    async def __aexit__(self, *_error: object) -> None:
+        if self._process.returncode is None:
+            self._process.kill()  # its children end with it
+        await self._process.communicate()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def children(self) -> dict[str, int]:
+        """Its processes, by name."""
+        listed = subprocess.run(
+            ["ps", "-A", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True
+        ).stdout.splitlines()
+        mine = [
+            (int(pid), args) for pid, ppid, args in (line.split(None, 2) for line in listed) if int(ppid) == self.pid
+        ]
+        return {"nats-server" if "nats-server" in args else args.rsplit(None, 1)[-1]: pid for pid, args in mine}
+
+    async def read_until(self, text: str, limit: float = 45) -> None:
         assert self._process.stdout is not None
         async with asyncio.timeout(limit):
             while text not in self.said:
@@ -73,10 +102,8 @@ class Dev:
 
 @pytest.fixture
 async def dev(tmp_path: Path) -> AsyncIterator[Dev]:
-    running = Dev(tmp_path / "data")
-    await running.start()
-    yield running
-    await running.stop()
+    async with Dev(tmp_path / "data") as running:
+        yield running
 
 
 async def test_it_sends_a_first_mail_through_and_shows_it_everywhere(dev: Dev):
@@ -116,29 +143,77 @@ async def test_it_sends_a_first_mail_through_and_shows_it_everywhere(dev: Dev):
     await eventually(there)
 
 
-async def test_a_service_that_dies_is_started_again_and_data_outlives_a_restart(tmp_path: Path):
-    first = Dev(tmp_path / "data")
-    await first.start()
-    mail = re.search(r"queued as (\S+)", first.said)[1]
-    pids = subprocess.run(["pgrep", "-f", "serve delivery"], capture_output=True, text=True, check=False).stdout
-    mine = [int(pid) for pid in pids.split() if _parent(int(pid)) == first._process.pid]
-    assert len(mine) == 1
-    os.kill(mine[0], signal.SIGKILL)
-    await first.read_until("delivery ended (signal 9)")
-    assert await first.stop() == 0
-
-    again = Dev(tmp_path / "data", "--no-first-mail")
-    await again.start()
-    assert [one["id"] for one in (await again.get("/v1/inbox")).json()] == [mail]
-    assert (await again.get(f"/v1/messages/{mail}")).json()["state"] == "delivered"
-    assert await again.stop() == 0
+SERVICES = {"nats-server", "queue", "manifests", "delivery", "api", "ingress"}
 
 
-def _parent(pid: int) -> int:
+async def test_what_dies_is_started_again_and_data_outlives_a_restart(tmp_path: Path):
+    async with Dev(tmp_path / "data") as first:
+        mail = re.search(r"queued as (\S+)", first.said)[1]
+        before = first.children()
+        assert before.keys() == SERVICES
+        for name in ("delivery", "nats-server"):
+            os.kill(before[name], signal.SIGKILL)
+            await first.read_until(f"{name} ended (signal 9)")
+        await eventually(lambda: first.children().keys() == SERVICES, 10)
+        assert first.children()["delivery"] != before["delivery"]
+        children = first.children().values()
+        assert await first.stop() == 0
+        assert not any(_alive(pid) for pid in children)
+
+    async with Dev(tmp_path / "data", "--no-first-mail", "--workers", "2") as again:
+        assert [one["id"] for one in (await again.get("/v1/inbox")).json()] == [mail]
+        assert (await again.get(f"/v1/messages/{mail}")).json()["state"] == "delivered"
+        assert await again.stop() == 0
+
+
+async def test_nothing_outlives_a_supervisor_that_is_killed(dev: Dev):
+    children = dev.children().values()
+    assert len(children) == len(SERVICES)
+    os.kill(dev.pid, signal.SIGKILL)
+    await eventually(lambda: not any(_alive(pid) for pid in children), 30)
+
+
+async def test_it_delivers_for_real_to_a_lab(tmp_path: Path):
+    async with (
+        NextHop(name="mx.dst.example") as hop,
+        DnsServer({"dst.test": {"MX": ["10 mx.dst.test."]}, "mx.dst.test": {"A": ["127.0.0.1"]}}) as dns,
+        Dev(
+            tmp_path / "data", "--no-inbox", "--dns", f"{dns.address[0]}:{dns.address[1]}",
+            "--remote-port", str(hop.port), "--allow-private-mx",
+        ) as dev,
+    ):  # fmt: skip
+        assert "First mail" not in dev.said
+        sent = await asyncio.to_thread(
+            dev.cli, "send", "--from", "app@example.test", "--to", "bob@dst.test", "--text", "hi",
+            "--server", f"localhost:{dev.submission}", "--data", str(dev.data),
+        )  # fmt: skip
+        assert sent.returncode == 0, sent.stderr
+        await hop.until(lambda h: len(h.accepted) == 1, 20)
+        assert hop.accepted[0].recipients == ("bob@dst.test",)
+        assert (await dev.get("/v1/inbox")).json() == []
+        assert await dev.stop() == 0
+
+
+async def test_manifests_come_by_standard_input_and_off_loopback_the_api_asks_for_a_token(tmp_path: Path):
+    dev = Dev(tmp_path / "data", "--host", "0.0.0.0")
+    dev.command[dev.command.index(str(EXAMPLES))] = "-"
+    manifests = (EXAMPLES / "example.test.yaml").read_bytes()
+    source = tmp_path / "stdin"
+    source.write_bytes(manifests)
+    with source.open("rb") as dev.stdin:
+        async with dev:
+            assert "queued as" in dev.said, dev.said
+            assert re.search(r"\n  \S+  (attempt|delivered) ", dev.said), dev.said  # followed with the token
+            assert (await dev.get("/v1/inbox")).status_code == 401
+            assert await dev.stop() == 0
+
+
+def _alive(pid: int) -> bool:
     try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except FileNotFoundError:
-        return 0
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _refused(dev: Dev) -> str:

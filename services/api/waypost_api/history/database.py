@@ -34,6 +34,7 @@ class Database:
         self._writer = ThreadPoolExecutor(1, "history-writer")
         self._readers = ThreadPoolExecutor(_READERS, "history-reader")
         self._decode = msgspec.msgpack.Decoder(Event)
+        self.opened = False  # before that there are no tables to read
         # Made once: making a statement costs more than running it on a small batch.
         insert = postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert
         self._add_events = insert(events).on_conflict_do_nothing()
