@@ -1,8 +1,9 @@
 """One pass over the header of a mail, as bytes: what acceptance and history need to know; nothing is re-serialised.
 
 The header ends at the first empty line, and only CRLF ends a line. Whatever any parser might take for a From field
-counts as one: control characters or white space around the name, and fields that come after a line that is none. So
-what a reader shows as the author is always among what was checked.
+counts as one: control characters or white space around the name, also folded, and fields that come after a line that is
+none. Where there is no From, some show the Sender in its place, and so it is taken here. So what a reader shows as the
+author is always among what was checked.
 """
 
 import re
@@ -20,7 +21,9 @@ _MAX_MESSAGE_ID: Final = 998  # octets, RFC 5322 2.1.1
 
 _NAME = re.compile(rb"[!-9;-~]+[ \t]*:")  # RFC 5322 2.2, with 4.5's white space before the colon
 _FIELD = re.compile(
-    rb"\n(?![ \t])[^!-9;-~\r\n]*(from|received|message-id|date|subject|return-path)[^!-9;-~\r\n]*:", re.IGNORECASE
+    rb"\n(?![ \t])[^!-9;-~\r\n]*(from|sender|received|message-id|date|subject|return-path)"
+    rb"(?:[^!-9;-~\r\n]|\r\n(?=[ \t]))*:",  # who unfolds before he looks for the colon sees a field here too
+    re.IGNORECASE,
 )
 _HOSTILE: Final = ((b"\x00", "NUL"), (b"\x0b", "a vertical tab"), (b"\x0c", "a form feed"))
 _FOLD = re.compile(rb"\r\n(?=[ \t])")
@@ -32,7 +35,7 @@ class Headers(Struct, frozen=True):
 
     end: int  # after the last line of the header: where its empty line stands; 0 = there is no header
     needs_separator: bool  # the first line is no field: what is prepended must end in an empty line
-    from_: tuple[Address, ...]  # every mailbox of the From field; () = there is no such field
+    from_: tuple[Address, ...]  # every mailbox of the From field, else of the Sender field; () = there is neither
     received: int
     message_id: str  # with angle brackets; "" = none
     has_message_id: bool  # a field is there, even if nothing could be made of it
@@ -64,6 +67,7 @@ def scan(content: bytes, limit: int = MAX_HEADER) -> Headers | Answer:
         return refusal
 
     authors: list[bytes] = []
+    senders: list[bytes] = []
     received = 0
     message_id = subject = b""
     has_date = has_message_id = False
@@ -78,6 +82,8 @@ def scan(content: bytes, limit: int = MAX_HEADER) -> Headers | Answer:
         match match[1].lower():
             case b"from":
                 authors.append(head[start:stop])
+            case b"sender":
+                senders.append(head[start:stop])
             case b"received":
                 received += 1
             case b"message-id":
@@ -92,9 +98,9 @@ def scan(content: bytes, limit: int = MAX_HEADER) -> Headers | Answer:
     if len(authors) > 1:
         return Replies.MANY_FROM(count=len(authors))
     mailboxes: tuple[Address, ...] = ()
-    if authors:
+    if authors or senders:
         try:
-            mailboxes = parse_mailboxes(_FOLD.sub(b"", authors[0]))
+            mailboxes = parse_mailboxes(_FOLD.sub(b"", (authors or [b",".join(senders)])[0]))
         except MailboxError as error:
             return Replies.BAD_FROM(reason=str(error))
     return Headers(

@@ -11,6 +11,9 @@ problem's type. Words in braces are filled in. "Closes" means that the connectio
 4xx is worth trying again, 5xx is not. No reply passes 512 octets (RFC 5321 4.5.3.1.5), and none quotes anything but
 printable ASCII.
 
+Not in the table, since they answer nothing or are no sentence: the greeting (`220 host ESMTP Waypost`), the lines of
+EHLO and HELO (`250`), and the challenges of AUTH (`334` and base64).
+
 This page is made from the table in `libs/waypost_policy/replies.py`; run
 `python -m waypost_policy.reference > docs/replies.md` after changing that.
 

@@ -189,7 +189,6 @@ class Replies:
         "Authentication required: AUTH first, or have a MailDomain list this network under senders",
         "MAIL on a submission listener without an identity",
     )
-    TLS_REQUIRED = Reply(530, "5.7.0", "Say STARTTLS first", "A listener that demands TLS")
     TLS_UNAVAILABLE = Reply(454, "4.7.0", "TLS is not available at the moment", "STARTTLS without a certificate")
     READY_FOR_TLS = Reply(220, "2.0.0", "Ready to start TLS", "STARTTLS")
 

@@ -1,13 +1,17 @@
 """How a service runs as a process: event loop, signals, exit status."""
 
 import asyncio
+import resource
 import signal
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 import structlog
 import uvloop
 
 log = structlog.get_logger(__name__)
+
+DESCRIPTORS: Final = 65_536  # that a process asks for: a connection is one, and the usual 256 (macOS) or 1,024 are few
 
 
 def run(main: Callable[[asyncio.Event], Awaitable[int]]) -> int:
@@ -20,8 +24,23 @@ def run(main: Callable[[asyncio.Event], Awaitable[int]]) -> int:
             loop.add_signal_handler(number, stop.set)
         return await main(stop)
 
+    raise_descriptor_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(shell())
+
+
+def raise_descriptor_limit() -> int:
+    """Raises the soft limit of open files as far as the hard one lets it; returns what it is then."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return soft
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (OSError, ValueError) as error:  # macOS: the kernel's own limit may be lower than the hard one
+        log.warning("process.descriptors", limit=soft, error=str(error))
+        return soft
+    return wanted
 
 
 async def first_of(*events: asyncio.Event) -> None:

@@ -1,6 +1,7 @@
 """The DATA reader against a naive one that looks at one octet after the other, under any chunking."""
 
 import itertools
+import tracemalloc
 
 import pytest
 from hypothesis import example, given, settings
@@ -76,8 +77,11 @@ def _segment(request: pytest.FixtureRequest):
     patch.undo()
 
 
-@settings(max_examples=100, deadline=None)
-@given(stream=st.one_of(streams, clean), cuts=st.lists(st.integers(0, 4000), max_size=12))
+chunkings = st.one_of(st.lists(st.integers(0, 4000), max_size=12), st.just(list(range(2500))))  # or octet by octet
+
+
+@settings(max_examples=150, deadline=None)
+@given(stream=st.one_of(streams, clean), cuts=chunkings)
 @example(stream=b".\r\n", cuts=[1, 2])
 @example(stream=b"\r\n.\r\n.\r\n", cuts=[3, 4])
 @example(stream=b"a\r\n..\r\n.\r\nQUIT\r\n", cuts=[1, 4, 5, 6, 7, 8])
@@ -96,12 +100,12 @@ def test_reads_what_a_naive_reader_reads(stream: bytes, cuts: list[int]) -> None
         assert reader.fault is not None
     else:
         assert reader.fault is None
+        assert reader.size == sum(len(line) + 2 for line in lines)
         assert reader.content() == b"".join(line + b"\r\n" for line in lines)
-        assert reader.size == len(reader.content())
 
 
 @settings(max_examples=100, deadline=None)
-@given(stream=streams, cuts=st.lists(st.integers(0, 4000), max_size=12))
+@given(stream=streams, cuts=chunkings)
 def test_waits_for_a_terminator_just_as_a_naive_reader_does(stream: bytes, cuts: list[int]) -> None:
     assert (read(stream, cuts) is None) == (naive(stream) is None)
 
@@ -158,6 +162,28 @@ def test_an_endless_line_keeps_nothing_in_memory() -> None:
     assert reader.fault is Fault.LINE
     buffer += b"\r\n.\r\n"
     assert reader.feed(buffer)
+
+
+def test_a_whole_content_is_handed_over_and_not_kept_twice() -> None:
+    text = b"a line of text\r\n"
+    for reader in (DataReader(1 << 30), ChunkReader(1 << 30)):
+        tracemalloc.start(1)
+        try:
+            buffer = bytearray()
+            if isinstance(reader, ChunkReader):
+                reader.chunk(len(text) * (1 << 18))
+            for _ in range(1 << 8):
+                buffer += text * (1 << 10)
+                reader.feed(buffer)
+            if isinstance(reader, DataReader):
+                buffer += b".\r\n"
+                assert reader.feed(buffer)
+            whole = reader.content()
+            held, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert whole == text * (1 << 18)
+        assert held < 1.2 * len(whole), type(reader).__name__
 
 
 def test_a_mail_over_the_limit_is_forgotten_while_it_is_read() -> None:

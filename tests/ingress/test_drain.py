@@ -59,6 +59,14 @@ async def test_a_client_that_vanishes_during_the_commit_neither_breaks_it_nor_is
     assert len(await lab.mails()) <= 1
 
 
+async def test_a_login_half_done_holds_up_no_drain(lab: Lab) -> None:
+    client = await lab.hello("submissions")
+    assert (await client.say("AUTH LOGIN")).startswith("334 ")
+    assert await lab.ingress.drain(5.0)
+    assert (await client.reply()).startswith("421 4.3.2 ")
+    assert await client.closed()
+
+
 async def test_a_worker_that_can_take_no_mail_says_so_to_who_connects(make_lab: LabFactory) -> None:
     lab = await make_lab()
     lab.not_ready = "NATS is lost"

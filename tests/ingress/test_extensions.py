@@ -39,8 +39,12 @@ async def test_helo_is_told_of_no_extension(lab: Lab) -> None:
     assert await client.say("HELO client.test") == "250 mx.lab.test"
     await client.transaction()
     assert (await client.data(BODY)).startswith("250 ")
-    [mail] = await lab.mails()
-    assert b"with SMTP id" in (mail.content or b"")
+    await client.say("EHLO client.test")
+    await client.transaction()
+    assert (await client.data(BODY)).startswith("250 ")
+    first, second = await lab.mails()
+    assert b"with SMTP id" in (first.content or b"")
+    assert b"with ESMTP id" in (second.content or b"")
 
 
 async def test_dsn_parameters_keep_their_case_and_come_decoded(lab: Lab) -> None:

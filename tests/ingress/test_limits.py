@@ -3,9 +3,12 @@
 import asyncio
 
 import pytest
+from pydantic import ValidationError
 
 from tests.ingress.lab import Client, Lab, LabFactory, snapshot
+from tests.support.wait import eventually
 from waypost_ingress import arrival, dialogue
+from waypost_ingress.settings import IngressSettings
 
 BODY = b"From: app@example.test\r\n\r\n"
 
@@ -141,13 +144,36 @@ async def test_connections_of_all_have_a_cap(make_lab: LabFactory) -> None:
 
 
 async def test_large_mails_in_hand_have_a_cap(make_lab: LabFactory) -> None:
-    lab = await make_lab(content_memory=4 << 20)
+    lab = await make_lab(message_size=2 << 20, content_memory=5 << 20)
+    content = BODY + b"a line of text\r\n" * 100_000
+    first, second = await lab.hello(), await lab.hello()
+    for client in (first, second):
+        await client.transaction()
+        assert (await client.say("DATA")).startswith("354 ")
+    first.send(content)
+    await eventually(lambda: lab.ingress.room.left <= 2 << 20, 5.0, "the first has its room")
+    second.send(content + b".\r\n")
+    assert (await second.reply()).startswith("452 4.3.1 ")
+    first.send(b".\r\n")
+    assert (await first.reply()).startswith("250 ")
+    assert lab.ingress.room.left == 5 << 20
+
+
+def test_a_setting_that_would_refuse_the_largest_mail_for_ever_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r"content_memory .* must be 53477376 or more"):
+        IngressSettings(message_size=25 << 20, content_memory=40 << 20)
+
+
+async def test_what_comes_while_our_replies_have_no_room_is_not_waited_for_again(lab: Lab) -> None:
     client = await lab.hello()
     await client.transaction()
-    assert (await client.data(BODY + b"a line of text\r\n" * 200_000)).startswith("452 4.3.1 ")
-    await client.transaction()
-    assert (await client.data(BODY + b"a line of text\r\n" * 100_000)).startswith("250 ")
-    assert lab.ingress.room.left == 4 << 20
+    [session] = lab.ingress.all_sessions()
+    session.pause_writing()
+    assert (await client.say("DATA")).startswith("354 ")
+    client.send(BODY + b"x\r\n.\r\n")
+    await eventually(lambda: session.buffer.endswith(b"\r\n.\r\n"), 5.0, "the content is there")
+    session.resume_writing()
+    assert (await client.reply()).startswith("250 ")
 
 
 async def test_a_client_that_never_reads_its_replies_is_made_to_wait(lab: Lab) -> None:

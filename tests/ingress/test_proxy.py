@@ -84,6 +84,17 @@ async def test_the_client_behind_the_proxy_is_the_peer(proxied: Lab, header: byt
     assert b"([192.0.2.7])" in (mail.content or b"")
 
 
+async def test_an_ipv4_client_of_a_dual_stack_proxy_is_an_ipv4_client(proxied: Lab) -> None:
+    client = await proxied.connect()
+    client.send(b"PROXY TCP6 ::ffff:192.0.2.7 ::ffff:10.0.0.1 4000 25\r\n")
+    await client.hello()
+    await client.transaction()
+    assert (await client.data(b"From: app@example.test\r\n\r\n")).startswith("250 ")
+    [mail] = await proxied.mails()
+    assert mail.source == "192.0.2.7"
+    assert b"([192.0.2.7])" in (mail.content or b"")
+
+
 @pytest.mark.parametrize("together", [True, False])
 async def test_the_header_comes_before_the_tls_handshake(proxied: Lab, together: bool) -> None:
     """In one packet with the ClientHello, as a balancer may send them, or in one of its own."""

@@ -93,6 +93,8 @@ def test_a_mail_without_a_header_is_all_body(content, needs_separator):
         b"\xa0From: ceo@victim.example",
         b"\xef\xbb\xbfFrom: ceo@victim.example",
         b"From\xc2\xa0: ceo@victim.example",
+        b"From\r\n : ceo@victim.example",
+        b"From \r\n\t\r\n : ceo@victim.example",
         b"no field at all\r\nFrom: ceo@victim.example",
         b"X: y\r\n \r\nFrom: ceo@victim.example",
     ],
@@ -100,6 +102,16 @@ def test_a_mail_without_a_header_is_all_body(content, needs_separator):
 def test_a_second_from_is_refused_however_it_is_disguised(second):
     assert refusal(b"From: app@example.com\r\n" + second + b"\r\n\r\n").name == "many_from"
     assert refusal(b"Subject: x\r\n" + second + b"\r\nFrom: app@example.com\r\n\r\n").name == "many_from"
+
+
+def test_without_a_from_the_sender_is_who_a_reader_shows():
+    found = headers(b"Sender: ceo@victim.example\r\nSubject: x\r\n\r\n")
+    assert [address.text for address in found.from_] == ["ceo@victim.example"]
+    found = headers(b"Sender: app@example.com\r\nX: y\r\nsender : CEO <ceo@victim.example>\r\n\r\n")
+    assert [address.text for address in found.from_] == ["app@example.com", "ceo@victim.example"]
+    found = headers(b"Sender: list@other.example\r\nFrom: app@example.com\r\n\r\n")
+    assert [address.text for address in found.from_] == ["app@example.com"]
+    assert refusal(b"Sender: nobody in particular\r\n\r\n").name == "bad_from"
 
 
 def test_a_from_in_a_folded_line_or_the_body_is_no_second_one():

@@ -1,5 +1,6 @@
 """The table of replies: complete, well formed, printable whatever is filled in, and the same in the documentation."""
 
+import ast
 import re
 import string
 from pathlib import Path
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 from waypost_policy.reference import render
 from waypost_policy.replies import MAX_REPLY, Replies, Reply, printable, table
 
-PAGE = Path(__file__).parents[2] / "docs" / "replies.md"
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "replies.md"
+TEXTS = (str, bytes)
 
 
 def facts_of(reply: Reply) -> list[str]:
@@ -50,6 +53,24 @@ def test_an_answer_reads_as_the_table_says():
 def test_names_are_unique():
     names = [reply.name for reply in table()]
     assert len(set(names)) == len(names)
+
+
+def constants(path: Path) -> list[str]:
+    """Every string and bytes literal of a Python file, the fixed parts of f-strings among them."""
+    values = [node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)]
+    return [value.decode("latin-1") if isinstance(value, bytes) else value for value in values if type(value) in TEXTS]
+
+
+def test_the_server_says_nothing_that_is_not_in_the_table():
+    sources = [*(ROOT / "services/ingress").rglob("*.py"), *(ROOT / "libs/waypost_policy").rglob("*.py")]
+    found = {text[:3] for path in sources for text in constants(path) if re.match(r"[2-5]\d\d[ -]|250\Z", text)}
+    assert found == {"220", "250", "334"}, "what docs/replies.md says stands outside the table"
+
+
+def test_every_row_of_the_table_is_given_by_somebody():
+    sources = "".join(path.read_text() for top in ("services", "libs") for path in (ROOT / top).rglob("*.py"))
+    used = set(re.findall(r"Replies\.([A-Z_0-9]+)\(", sources))
+    assert {reply.name.upper() for reply in table()} == used
 
 
 def test_what_is_long_or_odd_is_cut_and_escaped():

@@ -63,3 +63,17 @@ def test_sigterm_ends_a_service_with_its_own_status():
         assert service.stdout.readline() == b"up\n"
         service.send_signal(signal.SIGTERM)
         assert service.wait(10) == 7
+
+
+def test_a_service_may_have_as_many_connections_as_the_hard_limit_lets_it():
+    program = (
+        "import resource, sys\nfrom waypost_runtime import process\n"
+        "_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))\n"
+        "async def main(stop):\n    return 0\n"
+        "process.run(main)\n"
+        "soft, now = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
+        "most = process.DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, process.DESCRIPTORS)\n"
+        "sys.exit(0 if (soft, now) == (most, hard) else 1)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -11,7 +11,7 @@ import structlog
 
 from waypost_policy.acceptance import Party
 from waypost_policy.identity import Identity
-from waypost_policy.index import ConfigIndex
+from waypost_policy.index import ConfigIndex, canonical_address
 from waypost_policy.replies import Answer, Replies
 
 from . import proxy
@@ -161,5 +161,5 @@ class Arrival(Connection):
 
 
 def _plain(address: str) -> str:
-    """An IPv4 address that came in over an IPv6 socket, as IPv4."""
-    return address[7:] if address.startswith("::ffff:") and "." in address else address
+    """An IPv4 address that came in over an IPv6 socket, ours or a proxy's, as IPv4."""
+    return canonical_address(address) if address.startswith("::ffff:") else address

@@ -1,7 +1,11 @@
 """Two things of which a worker has only so much: room for unfinished mail, and connections an address.
 
-What a worker holds at most: `connections` x 0.5 MiB (the buffers of connection.py; an idle one takes about 6 KiB, over
-TLS some 40 KiB more) + `content_memory`. A large mail counts twice: as it came, and as it is stored.
+What a worker holds at most, each figure with a test:
+
+    a connection      0.5 MiB: BUFFER_HIGH and one read (384 KiB), and SEGMENT of content that is not reserved yet. An
+                      idle one takes about 6 KiB, over TLS some 40 KiB more
+    large mails       `content_memory`. One counts twice, as it came and as it is stored; no third copy is kept
+    what is committed intake.MAX_WAITING
 """
 
 import ipaddress

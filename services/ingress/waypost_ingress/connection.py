@@ -6,7 +6,7 @@ that is made anew at each command), and they let a line grow without bound. What
 
     buffer       <= BUFFER_HIGH + one read of the event loop (256 KiB), and nothing of it once a command is served
     replies      <= one group of pipelined commands, since the group's lines were in the buffer
-    content      what session.py allows: the size limit, within the process' budget (budget.py)
+    content      what session.py allows: the size limit, within the process' budget (budget.py), which has the sum
 
 All methods run on the event loop; one task (`serve`) reads and answers. Nothing cancels it when the client goes: a mail
 that is being stored is stored to the end.
@@ -112,12 +112,14 @@ class Connection(SMTP):
 
         Raises ClientGoneError when no more will come, TimedOutError at the deadline.
         """
+        had = len(self.buffer)
         await self.flush()
+        if len(self.buffer) > had:  # it came while the client's side had no room for our replies
+            return
         self._raise_if_ended()
         if self._read_paused:
             self._read_paused = False
             self.transport.resume_reading()
-        had = len(self.buffer)
         self._waiter = self.loop.create_future()
         try:
             await self._waiter
@@ -190,7 +192,7 @@ class Connection(SMTP):
         try:
             await self.flush()
             if linger:
-                if self.transport.can_write_eof():
+                if self.transport.can_write_eof() and not self.transport.is_closing():
                     self.transport.write_eof()
                 left = LINGER_OCTETS
                 while left > 0:

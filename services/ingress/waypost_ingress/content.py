@@ -85,8 +85,9 @@ class DataReader:
         return _FALSE_END.search(tail) is not None
 
     def content(self) -> bytes:
-        """All of it, once `feed` said True and there is no fault."""
-        return self._segments[0] if len(self._segments) == 1 else b"".join(self._segments)
+        """All of it, once `feed` said True and there is no fault. It is handed over: the reader keeps nothing."""
+        segments, self._segments = self._segments, []
+        return segments[0] if len(segments) == 1 else b"".join(segments)
 
     def drop(self, fault: Fault) -> None:
         """Refuses the content; what was kept is forgotten."""
@@ -162,13 +163,14 @@ class ChunkReader:
         self.size = 0
 
     def content(self) -> bytes | None:
-        """All of it, once the last chunk is complete; None, and `fault` set, when its lines are not fit for mail.
+        """All of it, handed over, once the last chunk is complete; None, and `fault` set, when its lines are not fit.
 
         BINARYMIME is not announced, so chunks too hold text in lines of CRLF (RFC 3030 3). They may cut a line
         anywhere, hence the look at the whole.
         """
         fault = line_fault(self._content)
         if fault is None:
-            return bytes(self._content)
+            whole, self._content = bytes(self._content), bytearray()
+            return whole
         self.drop(fault)
         return None

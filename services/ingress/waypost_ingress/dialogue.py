@@ -270,6 +270,8 @@ class Dialogue(Arrival):
         self.patience = self.ingress.settings.command_timeout
         self.deadline = self.loop.time() + self.patience
         while (line := self.take_line(MAX_LINE)) is None:
+            if self.ingress.draining and not self.buffer:
+                self.answer(Replies.SHUTTING_DOWN())  # a login half done is nothing that would have to be finished
             await self.fill()
         if line == b"*":
             self.answer(Replies.AUTH_ABORTED())

@@ -48,7 +48,7 @@ class Session(Dialogue):
         super().__init__(ingress, listener)
         self.transaction: Transaction | None = None
         self._room = Reservation(ingress.room)
-        self._received: tuple[tuple[str, str, bool, bool], bytes] | None = None
+        self._received: tuple[tuple[str, bool, str, bool, bool], bytes] | None = None
 
     def in_transaction(self) -> bool:
         return self.transaction is not None
@@ -254,7 +254,7 @@ class Session(Dialogue):
     def _received_start(self, smtputf8: bool) -> bytes:
         """The session's part of Received, made once as long as nothing changes."""
         authenticated = self.identity is not None and self.identity.authenticated
-        key = (self.helo, self.tls_words, authenticated, smtputf8)
+        key = (self.helo, self.extended, self.tls_words, authenticated, smtputf8)
         if self._received is None or self._received[0] != key:
             start = trace.received_start(
                 helo=self.helo,

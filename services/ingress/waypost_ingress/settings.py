@@ -4,10 +4,12 @@ import ipaddress
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import NoDecode
 
 from waypost_runtime.settings import ServiceSettings
+
+from .budget import STEP
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -68,3 +70,13 @@ class IngressSettings(ServiceSettings):
         if isinstance(value, str):
             return tuple(ipaddress.ip_network(part.strip()) for part in value.split(",") if part.strip())
         return value
+
+    @model_validator(mode="after")
+    def _room_for_the_largest(self) -> "IngressSettings":
+        needed = 2 * self.message_size + STEP  # budget.py: as it came, and as it is stored
+        if self.content_memory < needed:
+            raise ValueError(
+                f"content_memory ({self.content_memory}) has no room for one mail of message_size "
+                f"({self.message_size}), which would get a 452 for ever; it must be {needed} or more"
+            )
+        return self

@@ -11,7 +11,8 @@ import socket
 import subprocess
 import sys
 import time
-from typing import Final
+from contextlib import suppress
+from typing import Final, Literal
 
 import structlog
 
@@ -35,10 +36,7 @@ async def supervise(settings: IngressSettings, wanted: tuple[Listener, ...], sto
     try:
         workers = [Child(settings, number, sockets, reading) for number in range(settings.workers)]
         log.info("ingress.supervising", workers=len(workers), **_ports(sockets))
-        tasks = [asyncio.create_task(child.keep(), name=f"worker-{child.number}") for child in workers]
-        await stop.wait()
-        await asyncio.gather(*(child.stop() for child in workers))
-        await asyncio.gather(*tasks)
+        await asyncio.gather(*(child.keep(stop) for child in workers))
     finally:
         os.close(writing)
         os.close(reading)
@@ -59,8 +57,6 @@ class Child:
     ) -> None:
         self.number = number
         self._grace = settings.drain_timeout + GRACE
-        self._process: asyncio.subprocess.Process | None = None
-        self._stopping = asyncio.Event()
         self._env = {
             "WAYPOST_WORKER": str(number),
             "WAYPOST_INSTANCE": f"{settings.instance}-{number}",
@@ -86,32 +82,38 @@ class Child:
             start_new_session=True,  # Ctrl-C reaches the supervisor, which stops all in order
         )
 
-    async def keep(self) -> None:
-        """Starts it, and again whenever it ends, until `stop`."""
+    async def keep(self, stop: asyncio.Event) -> None:
+        """Starts it, and again whenever it ends, until `stop`; then ends it. Returns when it has gone."""
         deaths = 0
-        while not self._stopping.is_set():
+        stopping = asyncio.create_task(stop.wait())
+        while not stop.is_set():
             born = time.monotonic()
-            self._process = await self._spawn()
-            status = await self._process.wait()
-            if self._stopping.is_set():
-                return
-            deaths = 1 if time.monotonic() - born > HEALTHY_AFTER else deaths + 1
-            pause = BACKOFF[min(deaths, len(BACKOFF)) - 1]
-            log.error("ingress.worker_died", number=self.number, status=status, again_in=pause)
             try:
-                await asyncio.wait_for(self._stopping.wait(), pause)
-            except TimeoutError:
-                continue
+                process = await self._spawn()
+            except OSError as error:  # no memory or no process to be had now: the other workers go on
+                log.error("ingress.worker_not_started", number=self.number, error=str(error))
+            else:
+                await self._watch(process, stopping)
+                if stop.is_set():
+                    break
+                log.error("ingress.worker_died", number=self.number, status=process.returncode)
+            deaths = 1 if time.monotonic() - born > HEALTHY_AFTER else deaths + 1
+            await asyncio.wait((stopping,), timeout=BACKOFF[min(deaths, len(BACKOFF)) - 1])
+        await stopping
 
-    async def stop(self) -> None:
-        """SIGTERM; SIGKILL when it does not end in time."""
-        self._stopping.set()
-        process = self._process
-        if process is None or process.returncode is not None:
-            return
-        process.send_signal(signal.SIGTERM)
-        try:
-            await asyncio.wait_for(process.wait(), self._grace)
-        except TimeoutError:
+    async def _watch(self, process: asyncio.subprocess.Process, stopping: "asyncio.Task[Literal[True]]") -> None:
+        """Returns when it has ended by itself, or by SIGTERM at `stopping`; SIGKILL when that takes too long."""
+        ended = asyncio.create_task(process.wait())
+        await asyncio.wait((ended, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if not ended.done():
+            _signal(process, signal.SIGTERM)
+            await asyncio.wait((ended,), timeout=self._grace)
+        if not ended.done():
             log.error("ingress.worker_killed", number=self.number, after=self._grace)
-            process.kill()
+            _signal(process, signal.SIGKILL)
+        await ended
+
+
+def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):  # it has just ended by itself, which is what was wanted
+        process.send_signal(number)
