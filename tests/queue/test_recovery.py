@@ -224,6 +224,7 @@ async def test_a_guard_bars_the_earlier_owners_late_ticket(store: Store) -> None
         handler.gate.set()
         await emptied(store)
     assert handler.sent == [(one.id, 0)]
+    assert await count(store, "SPOOL-0") == 0, "a guard keeps no body"
 
 
 @pytest.mark.parametrize("number", [1, 12], ids=["alone", "in-a-batch"])
