@@ -41,7 +41,17 @@ POINTS = (
     ),
     *("rec_after_scan", "dsn_check", "after_guard", "retaken"),
 )
-RARE = ("rec_start", "rec_between", "rec_after_scan", "dsn_check", "after_guard", "retaken", "after_dsn", "dsn_wire")
+RARE = (
+    "resched",
+    "rec_start",
+    "rec_between",
+    "rec_after_scan",
+    "dsn_check",
+    "after_guard",
+    "retaken",
+    "after_dsn",
+    "dsn_wire",
+)
 
 
 def cases() -> list[Case]:
