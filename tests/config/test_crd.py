@@ -9,6 +9,7 @@ from waypost_config.crd import definitions
 from waypost_config.destinationpolicy import DestinationPolicySpec
 from waypost_config.maildomain import MailDomainSpec
 from waypost_config.schema import ListNode, Node, ObjectNode, node_of
+from waypost_config.validate import validate
 
 DEFINITIONS = {item["spec"]["names"]["kind"]: item for item in definitions()}
 
@@ -87,3 +88,86 @@ def test_rules_hold_for_the_bare_defaults_below_which_they_stand(model: type) ->
         for field in node.fields.values():
             for rule in field.node.rules if field.default is not None else ():
                 assert rule.mirror is None or rule.mirror(field.default) is None
+
+
+def structural(schema: dict[str, Any], at: str) -> Iterator[str]:
+    """What the API server's check of structural schemas, or the cost of CEL, would refuse."""
+    for rule in schema.get("x-kubernetes-validations", ()):
+        if len(rule["rule"]) > 300 or "\n" in rule["rule"] + rule.get("message", ""):
+            yield f"{at}: a rule is long or of several lines"
+        if ("message" in rule) == ("messageExpression" in rule):
+            yield f"{at}: a rule needs one of message and messageExpression"
+    if schema.get("x-kubernetes-int-or-string"):
+        if schema.get("anyOf") != [{"type": "integer"}, {"type": "string"}] or "maxLength" not in schema:
+            yield f"{at}: int-or-string without its anyOf, or unbounded"
+        return
+    kind = schema.get("type")
+    if kind == "array":
+        items = schema["items"]
+        if "maxItems" not in schema:
+            yield f"{at}: a list without maxItems"
+        if schema.get("x-kubernetes-list-type") not in ("atomic", "set", "map"):
+            yield f"{at}: a list without its type"
+        if schema.get("x-kubernetes-list-type") == "set" and items["type"] not in ("string", "integer"):
+            yield f"{at}: a set of what is not scalar"
+        keys = schema.get("x-kubernetes-list-map-keys", [])
+        if bool(keys) != (schema.get("x-kubernetes-list-type") == "map"):
+            yield f"{at}: keys are for list-maps"
+        for key in keys:
+            if key not in items.get("required", []) and "default" not in items["properties"][key]:
+                yield f"{at}: key {key} is neither required nor has a default"
+        yield from structural(items, f"{at}[]")
+    elif kind == "object":
+        if ("properties" in schema) == ("additionalProperties" in schema):
+            yield f"{at}: an object has either properties or additionalProperties"
+        if "additionalProperties" in schema and "maxProperties" not in schema:
+            yield f"{at}: a map without maxProperties"
+        if not set(schema.get("required", [])) <= schema.get("properties", {}).keys():
+            yield f"{at}: requires what it has not"
+        if "additionalProperties" in schema:
+            yield from structural(schema["additionalProperties"], f"{at}{{}}")
+        for name, part in schema.get("properties", {}).items():
+            yield from structural(part, f"{at}.{name}")
+            if name in ("on", "off", "yes", "no", "y", "n"):
+                yield f"{at}.{name}: YAML 1.1 reads another key"
+    elif kind == "string":
+        if "maxLength" not in schema and "enum" not in schema:
+            yield f"{at}: a string without maxLength"
+        values = {value.lower() for value in schema.get("enum", [])} - (
+            {"true", "false"} if ".status." in at else set()
+        )
+        if values & {"on", "off", "yes", "no", "y", "n", "true", "false"}:
+            yield f"{at}: YAML 1.1 reads another value"
+        if schema.get("default") not in (None, *schema.get("enum", [schema.get("default")])):
+            yield f"{at}: the default is not among the values"
+    elif kind == "integer":
+        if schema.get("format") != "int64" and not schema["minimum"] <= schema["maximum"]:
+            yield f"{at}: bounds"
+    elif kind != "boolean":
+        yield f"{at}: no type"
+
+
+@pytest.mark.parametrize("kind", list(DEFINITIONS))
+def test_the_schema_is_structural_and_bounded(kind: str) -> None:
+    assert list(structural(schema(kind), kind)) == []
+
+
+@pytest.mark.parametrize(
+    ("part", "fault"),
+    [
+        ({"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 1}}, "maxItems"),
+        ({"type": "string"}, "maxLength"),
+        ({"type": "object", "additionalProperties": {"type": "string", "maxLength": 1}}, "maxProperties"),
+        ({}, "no type"),
+    ],
+)
+def test_the_check_of_schemas_finds_what_is_unbounded(part: dict[str, Any], fault: str) -> None:
+    assert any(fault in found for found in structural(part, "x"))
+
+
+def test_defaults_are_valid_and_complete_by_themselves() -> None:
+    for model in (MailDomainSpec, DestinationPolicySpec):
+        for node in objects(node_of(model)):
+            for name, field in node.fields.items():
+                if field.default is not None:
+                    assert validate(field.node, field.default, (name,))[1] == []

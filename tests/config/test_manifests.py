@@ -1,5 +1,6 @@
 """Files to resources: each problem with its place, the others untouched, secrets in no message."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -132,3 +133,71 @@ def test_check_is_content_with_a_secret_that_will_be_made(tmp_path: Path) -> Non
 
 def test_the_examples_are_good() -> None:
     assert check([Path(__file__).parents[2] / "examples"]) == []
+
+
+def test_linked_folders_are_read_as_those_of_a_mounted_configmap(tmp_path: Path) -> None:
+    version = tmp_path / "..2026_01"
+    (version / "team").mkdir(parents=True)
+    (version / "a.yaml").write_text(domain("a.example"))
+    (version / "team" / "b.yaml").write_text(domain("b.example"))
+    (tmp_path / "..data").symlink_to("..2026_01")
+    (tmp_path / "a.yaml").symlink_to("..data/a.yaml")
+    (tmp_path / "team").symlink_to("..data/team")
+    (version / "team" / "again").symlink_to("..")
+    found, problems = load([tmp_path])
+    assert sorted(key.name for key in found.domains) == ["a.example", "b.example"]
+    assert [problem.message for problem in problems if "is there twice" not in problem.message] == []
+
+
+def test_a_link_to_nowhere_is_no_absence(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").symlink_to("gone.yaml")
+    found, problems = load([tmp_path])
+    assert found.unreadable == {str(tmp_path / "a.yaml")}
+    assert "No such file or directory" in problems[0].message
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may look into every folder")
+def test_a_folder_that_may_not_be_looked_into_is_no_absence(tmp_path: Path) -> None:
+    (tmp_path / "team").mkdir(mode=0)
+    found, problems = load([tmp_path])
+    (tmp_path / "team").chmod(0o700)
+    assert found.unreadable == {str(tmp_path / "team")}
+    assert "Permission denied" in problems[0].message
+
+
+def test_a_byte_order_mark_and_lines_of_windows_are_read(tmp_path: Path) -> None:
+    text = (domain("a.example") + domain("b.example", suspend="Sometimes")).replace("\n", "\r\n")
+    (tmp_path / "a.yaml").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    found, problems = load([tmp_path])
+    assert [key.name for key in found.domains] == ["a.example"]
+    assert [problem.line for problem in problems] == [10]
+
+
+def test_other_bytes_are_named_with_their_line(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_bytes(b"a: 1\nb: \xff\n")
+    _, (problem,) = load([tmp_path])
+    assert (problem.line, problem.message) == (2, "no UTF-8 text; save it as UTF-8")
+
+
+def test_a_list_with_its_items_twice_hides_nothing() -> None:
+    found, (problem,) = manifests("apiVersion: v1\nkind: List\nitems: []\nitems: []\n")
+    assert found.unreadable == {"m.yaml"}
+    assert (problem.line, problem.message) == (4, "key 'items' is there twice; remove one")
+
+
+def test_an_unknown_field_of_the_metadata_is_named_with_the_one_that_was_meant() -> None:
+    _, (problem,) = manifests(domain().replace("namespace: shop", "namespcae: shop"))
+    assert (problem.field, problem.message) == ("metadata.namespcae", "unknown field; did you mean namespace?")
+
+
+@pytest.mark.parametrize("stamp", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59-12:00", "yesterday", "12"])
+def test_a_time_that_is_none_is_named(stamp: str) -> None:
+    _, (problem,) = manifests(domain(created=f"'{stamp}'"))
+    assert problem.field == "metadata.creationTimestamp"
+    assert "must be a time such as 2026-03-02T10:00:00Z" in problem.message
+
+
+def test_a_rotation_by_annotation_is_not_alive() -> None:
+    text = domain().replace("namespace: shop", "namespace: shop, annotations: {waypost.dev/rotate-dkim: now}")
+    _, (problem,) = manifests(text)
+    assert "Waypost does not sign with DKIM yet" in problem.message

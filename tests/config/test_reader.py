@@ -2,7 +2,7 @@
 
 import pytest
 
-from waypost_config.reader import MAX_NODES, documents
+from waypost_config.reader import MAX_ERRORS, MAX_NODES, documents
 from waypost_config.writer import dump
 
 
@@ -113,3 +113,38 @@ def test_what_is_written_is_read_back_as_it_was(text: str) -> None:
 
 def test_a_certificate_is_written_as_a_block() -> None:
     assert dump({"ca.crt": "-----BEGIN\nabc\n"}) == "ca.crt: |\n  -----BEGIN\n  abc\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "password: *geheim",
+        "a: &geheim x\nb: &geheim y\nc: [",
+        'password: "geheim\\UFFFFFFFF"',
+        'password: "geheim\\ud800"',
+        "password: !geheim!x y",
+        "password: geheim: x",
+        "password: @geheim",
+        "%geheim x\n",
+        "password: geheim\x07",
+    ],
+)
+def test_what_cannot_be_read_is_not_quoted(text: str, recwarn: pytest.WarningsRecorder) -> None:
+    found = errors(text)
+    assert found
+    assert not any("geheim" in message for _, message in found)
+    assert not recwarn.list
+
+
+def test_a_tab_is_named() -> None:
+    assert errors("a:\n\tb: 1\n") == [(2, "no YAML: a tab; indent with spaces")]
+
+
+def test_a_character_written_as_two_escapes_is_one() -> None:
+    assert data('{"a": "\\ud83d\\ude00"}') == {"a": "😀"}
+
+
+def test_errors_without_end_are_cut() -> None:
+    found = errors("a: 1\n" * 3_000)
+    assert len(found) == MAX_ERRORS + 1
+    assert "more than 100 errors" in found[-1][1]

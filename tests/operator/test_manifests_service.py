@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.config.support import domain, secret
+from tests.config.support import domain, namespace, secret
 from tests.support.nats import NatsServer
 from tests.support.wait import eventually
 from waypost_config.compiler import Settings
@@ -304,3 +304,111 @@ def test_a_secret_override_says_how_it_is_written(text: str, tmp_path: Path) -> 
 def test_a_service_override_says_how_it_is_written(text: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="write NS/NAME=HOST:PORT"):
         ManifestsSettings(manifests="-", data_dir=tmp_path, service_overrides=text)  # type: ignore[arg-type]
+
+
+async def test_a_domain_whose_first_version_was_broken_is_no_older_than_its_file(folder: Folder) -> None:
+    folder.write("a.yaml", domain(namespace="shop"))
+    reconciler = await folder.again()
+    await reconciler.apply()
+    await reconciler.tell(ALL_RUN)
+    for text in (domain(namespace="evil", suspend="Sometimes"), domain(namespace="evil")):
+        folder.write("b.yaml", text)
+        await reconciler.apply()
+        await reconciler.tell(ALL_RUN)
+    assert folder.snapshot.domains["example.com"].namespace == "shop"
+
+
+async def test_a_file_that_is_empty_for_the_moment_of_its_writing_ends_nothing(folder: Folder) -> None:
+    folder.write("a.yaml", domain(senders=SENDER) + LOGIN)
+    reconciler = await folder.again()
+    await reconciler.apply()
+    seen: list[bool] = []
+    watch = folder.watches[-1]
+    watch.on_change(lambda snapshot: seen.append(snapshot.domains["example.com"].deleted))
+    folder.write("a.yaml", "")
+    passing = asyncio.create_task(reconciler.apply())
+    await eventually(lambda: reconciler.looking_again, 5.0, "the first look is over")
+    folder.write("a.yaml", domain(senders=SENDER, suspend="Outbound") + LOGIN)
+    await passing
+    assert folder.snapshot.domains["example.com"].suspend == "Outbound"
+    assert True not in seen
+
+
+async def test_the_last_good_rights_of_a_namespace_outlive_the_process(folder: Folder) -> None:
+    senders = "[{name: a, subjects: [{kind: Namespaces, selector: {matchLabels: {mail: allowed}}}]}]"
+    folder.write("a.yaml", domain(senders=senders))
+    folder.write("b.yaml", namespace("billing", labels="mail: allowed"))
+    reconciler = await folder.again()
+    await reconciler.apply()
+    await reconciler.tell(ALL_RUN)
+    folder.write("b.yaml", namespace("billing", labels="mail: on"))
+    reconciler = await folder.again()
+    await reconciler.apply()
+    (sender,) = folder.snapshot.domains["example.com"].senders
+    assert sender.subjects[0].namespaces == ("billing",)
+
+
+async def test_the_last_good_login_of_a_smarthost_outlives_the_process(folder: Folder) -> None:
+    folder.write("a.yaml", domain(outbound=ROUTE))
+    folder.write("b.yaml", RELAY)
+    await (await folder.again()).apply()
+    folder.write("b.yaml", "a: [1")
+    await (await folder.again()).apply()
+    smarthost = folder.snapshot.domains["example.com"].route.smarthost
+    assert smarthost is not None
+    assert (smarthost.username, smarthost.secret) == ("us", "smarthost.shop.relay")
+    (entry,) = (await Bucket(folder.store, "keys").entries()).values()
+    assert SEALER.open(entry.key, entry.value) == b"relay-geheim"
+
+
+async def test_a_secret_that_cannot_be_made_keeps_no_other_domain_out(folder: Folder) -> None:
+    folder.write("a.yaml", domain(senders=SENDER) + domain("b.example", "web", senders=SENDER))
+    (folder.data / "secrets").mkdir(parents=True)
+    (folder.data / "secrets" / "shop").write_text("in the way")
+    await (await folder.again()).apply()
+    assert list(folder.snapshot.credentials) == ["login@b.example"]
+    assert set(folder.snapshot.domains) == {"example.com", "b.example"}
+
+
+async def test_a_changed_password_is_in_force_without_a_restart_and_lies_in_no_plain_text(folder: Folder) -> None:
+    folder.write("a.yaml", domain(senders=SENDER) + LOGIN)
+    reconciler = await folder.again()
+    await reconciler.apply()
+    before = folder.snapshot.credentials["app@example.com"].hash
+    folder.write("a.yaml", domain(senders=SENDER) + LOGIN.replace("geheim", "neues-geheim"))
+    await reconciler.apply()
+    await reconciler.tell(ALL_RUN)
+    assert folder.snapshot.credentials["app@example.com"].hash != before
+    for bucket in ("config", "state", "keys"):
+        for entry in (await Bucket(folder.store, bucket).entries()).values():
+            assert b"geheim" not in entry.value
+
+
+async def test_the_links_of_a_mounted_configmap_are_followed_when_they_are_swapped(folder: Folder) -> None:
+    for version, suspend in (("..1", "None"), ("..2", "All")):
+        (folder.path / version).mkdir()
+        (folder.path / version / "a.yaml").write_text(domain(suspend=suspend))
+    (folder.path / "..data").symlink_to("..1")
+    (folder.path / "a.yaml").symlink_to("..data/a.yaml")
+    shell = Shell(await folder.again(), [folder.path], lambda: ALL_RUN)
+    async with running(shell):
+        await eventually(lambda: not shell.problem, 10.0, "the first configuration is published")
+        (folder.path / "..fresh").symlink_to("..2")
+        (folder.path / "..fresh").rename(folder.path / "..data")
+        await eventually(
+            lambda: folder.snapshot.domains["example.com"].suspend == "All", 10.0, "the new one is in force"
+        )
+
+
+async def test_a_folder_that_is_replaced_is_watched_on(folder: Folder) -> None:
+    folder.write("a.yaml", domain())
+    shell = Shell(await folder.again(), [folder.path], lambda: ALL_RUN)
+    async with running(shell):
+        await eventually(lambda: not shell.problem, 10.0, "the first configuration is published")
+        folder.path.rename(folder.path.with_name("old"))
+        folder.path.mkdir()
+        folder.write("a.yaml", domain(suspend="Outbound"))
+        suspended = lambda: folder.snapshot.domains["example.com"].suspend  # noqa: E731
+        await eventually(lambda: suspended() == "Outbound", 10.0, "the new folder is in force")
+        folder.write("a.yaml", domain(suspend="All"))
+        await eventually(lambda: suspended() == "All", 10.0, "a change in it is in force")

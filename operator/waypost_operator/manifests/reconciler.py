@@ -81,6 +81,7 @@ class Reconciler:
         self._since: dict[Key, int] = {}  # generation of the configuration that brought the object's present one
         self._last: tuple[Manifests, Compiled, list[Problem]] | None = None
         self._said: frozenset[str] = frozenset()
+        self.looking_again = False  # something is gone, and may come back
 
     async def apply(self) -> None:
         """One pass. Raises StoreError, OSError or TimeoutError; what was done stays done."""
@@ -153,8 +154,10 @@ class Reconciler:
         current, problems = self._reading.read()
         found = {resource.meta.key for resource in current.resources()} | current.broken
         if self._known and not self._known.keys() <= found:
+            self.looking_again = True
             time.sleep(GONE_FOR)
             current, problems = self._reading.read()
+            self.looking_again = False
         return current, problems
 
     def _make(self, compiled: Compiled, manifests: Manifests) -> bool:
