@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import httpx
+import pytest
 from structlog.testing import capture_logs
 
 from tests.support.nats import LAYOUT, NatsServer
@@ -13,6 +14,8 @@ from waypost_api.history.projection import Projection
 from waypost_api.settings import ApiSettings
 from waypost_queue.service import admin
 from waypost_runtime.health import Health
+
+pytestmark = pytest.mark.timeout(120)  # it makes every stream, each with its fsync
 
 
 async def test_it_is_not_ready_until_the_queue_service_has_made_the_streams(tmp_path: Path):

@@ -44,7 +44,7 @@ async def send(options: DevOptions, state: DevState, say: Callable[[str], None])
     except (smtplib.SMTPException, OSError) as error:
         say(f"\nThe first mail was refused: {error}")
         return
-    say(f"\nFirst mail: {login['username']} -> you@{domain}, queued as {mail}")
+    say(f"\nFirst mail: app@{domain} -> you@{domain}, queued as {mail}")
     for line in await _follow(options, mail):
         say(f"  {line}")
     say(f"  {api_url(options)}/inbox/{mail}")

@@ -146,8 +146,9 @@ class Supervisor:
 
     async def _stop(self) -> None:
         """Ingress first, so that what it took is stored; NATS last, when nobody needs it."""
-        for name in ("ingress", "delivery", "api", "manifests", "queue", "nats"):
-            await self._children[name].stop()
+        await self._children["ingress"].stop()
+        await asyncio.gather(*(self._children[name].stop() for name in ("delivery", "api", "manifests", "queue")))
+        await self._children["nats"].stop()
 
 
 def run(options: DevOptions) -> int:
