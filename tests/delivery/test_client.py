@@ -11,6 +11,7 @@ from tests.support.nexthop import DROP, EXTENSIONS, HANG, Drip, NextHop, Then
 from waypost_delivery.transport import DeliveryPlan, Timeouts
 from waypost_queue.config import DestinationLimits
 from waypost_queue.errors import OwnershipLostError
+from waypost_queue.streams import Timing
 
 LOCK_STEP = tuple(name for name in EXTENSIONS if name != "PIPELINING")
 QUICK = DeliveryPlan(timeouts=SHORT)
@@ -284,12 +285,33 @@ async def test_a_next_hop_that_answers_each_command_but_never_comes_to_an_end_is
 
 
 async def test_what_was_delivered_before_the_time_ran_out_stays_delivered(hop, lab):
-    hop.on["dot"] = [None, HANG]
+    hop.on["data"] = [None, HANG]
     plan = DeliveryPlan(
         timeouts=structs.replace(Timeouts(), attempt=0.3), limits=DestinationLimits(recipients_per_message=1)
     )
     attempted = await lab.deliver("r0@remote.test", "r1@remote.test", plan=plan)
     assert results(attempted) == {0: "delivered", 1: "deferred"}
+    assert [mail.recipients for mail in hop.received] == [("r0@remote.test",)]
+
+
+async def test_the_reply_to_the_dot_is_waited_for_beyond_the_end_of_the_attempt(hop, lab):
+    hop.on["dot"] = Drip("250 2.0.0 Ok", 0.05)
+    plan = DeliveryPlan(timeouts=structs.replace(Timeouts(), attempt=0.3))
+    assert results(await lab.deliver(plan=plan)) == {0: "delivered"}
+    # Nothing is begun after it: who is left waits.
+    limits = DestinationLimits(recipients_per_message=1)
+    attempted = await lab.deliver("r0@remote.test", "r1@remote.test", plan=structs.replace(plan, limits=limits))
+    assert results(attempted) == {0: "delivered", 1: "deferred"}
+    assert len(hop.received) == 2
+
+
+async def test_ipv6_is_tried_first_and_ipv4_after_it(hop, lab):
+    lab.dns.update({"mx.remote.test": {"A": ["127.0.0.1"], "AAAA": ["::1"]}})  # nobody listens at the latter
+    attempted = await lab.deliver()
+    assert results(attempted) == {0: "delivered"}
+    told = [line.text for line in attempted.dialogue]
+    assert told[0].startswith("mx.remote.test [::1]: no connection")
+    assert told[1].startswith("connected to mx.remote.test [127.0.0.1]")
 
 
 async def test_354_for_nobody_is_ended_with_an_empty_content_that_counts_for_nothing():
@@ -359,3 +381,7 @@ async def test_an_mx_at_loopback_is_refused_unless_allowed():
         assert results(attempted) == {0: "failed"}
         assert "127.0.0.1" in attempted.results[0].reply.text
         assert not hop.sessions
+
+
+def test_an_attempt_ends_by_itself_before_the_engine_takes_it_for_a_worker_s_death():
+    assert Timeouts().attempt + Timeouts().final < Timing().attempt_limit

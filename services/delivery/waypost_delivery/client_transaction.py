@@ -7,7 +7,7 @@ Each recipient has its own outcome. Two rules carry the promise:
   and never tried at another host in the same attempt (RFC 1047).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from msgspec import Struct, field
 
@@ -38,8 +38,13 @@ class Transaction(Struct):
     answered: bool = False
 
 
-async def transact(session: Session, job: Job, indexes: Sequence[int], dialogue: Dialogue, now: float) -> Transaction:
-    """Sends the mail to these recipients. `now` (Unix seconds) dates the replies. Raises OwnershipLostError."""
+async def transact(
+    session: Session, job: Job, indexes: Sequence[int], dialogue: Dialogue, now: float, sent: Callable[[], None]
+) -> Transaction:
+    """Sends the mail to these recipients. `now` (Unix seconds) dates the replies. Raises OwnershipLostError.
+
+    `sent` is called as the final dot is written: from then on giving up before its reply might double the mail.
+    """
     commands = envelope(job.mail, job.recipients, indexes, job.content, session.offered, session.host)
     done = Transaction(dict(commands.refused))
     if not commands.rcpts:
@@ -66,7 +71,7 @@ async def transact(session: Session, job: Job, indexes: Sequence[int], dialogue:
     if not accepted:
         await _end_empty(session, answers[0], job)
         return done
-    await _content(session, job, accepted, done, dialogue, now)
+    await _content(session, job, accepted, done, dialogue, now, sent)
     if not any(done.outcomes[index].result in ("delivered", "relayed") for index in accepted if index in done.outcomes):
         # Without progress a further transaction for those beyond the limit would end the same way.
         _settle_too_many(session, done)
@@ -154,7 +159,13 @@ def _settle_too_many(session: Session, done: Transaction) -> None:
 
 
 async def _content(
-    session: Session, job: Job, accepted: list[int], done: Transaction, dialogue: Dialogue, now: float
+    session: Session,
+    job: Job,
+    accepted: list[int],
+    done: Transaction,
+    dialogue: Dialogue,
+    now: float,
+    sent: Callable[[], None],
 ) -> None:
     connection = session.connection
     body = dot_stuffed(job.content)
@@ -172,6 +183,7 @@ async def _content(
         connection.abort()  # no dot: the next hop throws the content away (RFC 5321 4.1.1.4)
         raise OwnershipLostError
     final = connection.ask(tail, (job.plan.timeouts.final,))
+    sent()
     dialogue.add("c", f"({len(job.content)} octets of content)")
     answers = await final
     if not answers:

@@ -111,7 +111,7 @@ class Run:
         limit = asyncio.timeout(plan.timeouts.attempt)
         try:
             async with aclosing(candidates), limit:
-                await self._work(candidates)
+                await self._work(candidates, limit)
         except BaseException as error:
             if self._session is not None:
                 self._session.closing = True
@@ -137,8 +137,9 @@ class Run:
         reply = Reply(enhanced="4.4.2", text=text, mta=attempt.mta, address=attempt.address)
         attempt.undecided(RecipientOutcome("deferred", dated(reply)))
 
-    async def _work(self, candidates: Candidates) -> None:
+    async def _work(self, candidates: Candidates, patience: asyncio.Timeout) -> None:
         attempt = self._attempt
+        deadline = patience.when()
         most = attempt.job.plan.limits.recipients_per_message or self._shared.settings.recipients_per_message
         stale = self._session is not None
         if self._session is not None:
@@ -159,7 +160,10 @@ class Run:
             attempt.at(session)
             limit = min(most, session.most_recipients) if session.most_recipients else most
             batch, rest = attempt.pending[:limit], attempt.pending[limit:]
-            done = await transact(session, attempt.job, batch, attempt.dialogue, time.time())
+            done = await transact(
+                session, attempt.job, batch, attempt.dialogue, time.time(), lambda: patience.reschedule(None)
+            )
+            patience.reschedule(deadline)
             attempt.outcomes.update(done.outcomes)
             attempt.fallback.update(done.again)
             attempt.pending = [*done.again, *rest]

@@ -30,9 +30,9 @@ class Timeouts(Struct, frozen=True, kw_only=True):
     block: float = 180.0  # 4.5.3.2.5, until the remote takes in more of the content
     final: float = 600.0  # 4.5.3.2.6, from the final dot to its reply
     quit: float = 5.0  # no mail depends on it
-    attempt: float = (
-        1500.0  # all of it: below the engine's own limit, beyond which an attempt counts as a worker's death
-    )
+    # Until the last final dot, whose reply is then waited for by `final`. Both together stay below the engine's own
+    # limit, beyond which an attempt counts as a worker's death.
+    attempt: float = 1150.0
 
 
 class DeliveryPlan(Struct, frozen=True, kw_only=True):
