@@ -157,6 +157,22 @@ def test_a_pool_that_the_namespace_may_not_use_is_refused() -> None:
     assert fact(result, "example.com", "Accepted").reason == "PoolNotAllowed"
 
 
+def test_a_pool_that_may_not_be_used_leaves_the_former_configuration_in_force() -> None:
+    home = namespace("shop", annotations="waypost.dev/pools: warm")
+    before = compiled(domain(senders=SECRET_SENDER) + LOGIN + home).snapshot
+    result = compiled(domain(senders=SECRET_SENDER, outbound="{pool: bulk}") + LOGIN + home, previous=before)
+    assert result.snapshot == before
+    assert fact(result, "example.com", "Accepted").message.endswith("Generation 0 stays in force.")
+
+
+def test_a_pool_that_was_taken_away_is_used_no_more() -> None:
+    text = domain(outbound="{pool: warm}")
+    before = compiled(text + namespace("shop", annotations="waypost.dev/pools: warm")).snapshot
+    assert before.domains
+    result = compiled(text + namespace("shop", annotations="waypost.dev/pools: cold"), previous=before)
+    assert result.snapshot.domains == {}
+
+
 def test_a_pool_that_does_not_exist_leaves_the_former_configuration_in_force() -> None:
     before = compiled(domain(senders=SECRET_SENDER) + LOGIN, pools=("default",)).snapshot
     text = domain(senders=SECRET_SENDER, outbound="{pool: warm}") + LOGIN
@@ -249,3 +265,24 @@ def test_a_deleted_domain_of_the_past_is_no_change() -> None:
     first = compiled(domain()).snapshot
     before = config.Snapshot(domains={**first.domains, "gone.example": gone}, meta=first.meta)
     assert compiled(domain(), previous=before).snapshot.meta.generation == 1
+
+
+PARTNER = "{domains: [partner.example]}"
+GATEWAY = "{type: Smarthost, smarthost: {host: gw.example, secretRef: {name: gw}}}"
+
+
+def test_a_policy_whose_secret_is_missing_never_lets_mail_pass_by_its_smarthost() -> None:
+    result = compiled(policy("partner", match=PARTNER, route=GATEWAY))
+    route = result.snapshot.policies["partner"].route
+    assert route is not None
+    assert route.smarthost == config.Smarthost(host="gw.example", secret="smarthost.default.gw")
+    found = fact(result, "partner", "Accepted")
+    assert (found.status, found.reason) == ("False", "SecretNotFound")
+    assert found.message.endswith("Mail for these destinations waits until it is there.")
+
+
+def test_a_policy_keeps_its_last_good_version_while_its_secret_is_missing() -> None:
+    text = policy("partner", match=PARTNER, route=GATEWAY)
+    before = compiled(text + secret("gw", "default", username="u", password="p")).snapshot
+    result = compiled(text, previous=before)
+    assert result.snapshot == before
