@@ -8,8 +8,8 @@ import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -183,36 +183,75 @@ async def test_sigterm_finishes_the_mail_in_flight_and_exits_with_0(
     service = Service(tmp_path, nats_server.url)
     with service.running() as process:
         await service.wait_ready()
-        reader, writer = await asyncio.open_connection("127.0.0.1", service.mx)
-        for line in (
-            b"",
-            b"EHLO x.test\r\n",
-            b"MAIL FROM:<app@example.test>\r\n",
-            b"RCPT TO:<a@far.test>\r\n",
-            b"DATA\r\n",
-        ):
-            writer.write(line)
-            while (await reader.readline())[3:4] == b"-":
-                pass
-        writer.write(b"From: app@example.test\r\n\r\n")
-        await writer.drain()
-        process.send_signal(signal.SIGTERM)
+        async with in_data(service) as (reader, writer):
+            process.send_signal(signal.SIGTERM)
 
-        async def refused() -> bool:
-            try:
-                _, other = await asyncio.open_connection("127.0.0.1", service.mx)
-            except ConnectionError:
-                return True
-            other.close()
-            return False
+            async def refused() -> bool:
+                try:
+                    _, other = await asyncio.open_connection("127.0.0.1", service.mx)
+                except ConnectionError:
+                    return True
+                other.close()
+                return False
 
-        await eventually(refused, 10.0, "the port is closed")
-        writer.write(b"x\r\n.\r\n")
-        assert b"250 2.0.0 Ok: queued as" in await reader.readline()
-        assert (await reader.readline()).startswith(b"421 4.3.2 ")
-        writer.close()
+            await eventually(refused, 10.0, "the port is closed")
+            writer.write(b"x\r\n.\r\n")
+            assert b"250 2.0.0 Ok: queued as" in await reader.readline()
+            assert (await reader.readline()).startswith(b"421 4.3.2 ")
         assert await asyncio.to_thread(process.wait, 15) == 0
     assert len(await stored(configured, 0)) == 1
+
+
+async def test_sigterm_ends_it_in_time_with_a_client_that_stalls_and_a_store_that_is_away(
+    nats_server: NatsServer, configured: Store, tmp_path: Path
+) -> None:
+    service = Service(tmp_path, nats_server.url, WAYPOST_DRAIN_TIMEOUT="1")
+    with service.running() as process:
+        await service.wait_ready()
+        async with in_data(service) as (stalled, _), in_data(service) as (waiting, writer):
+            await nats_server.kill()
+            writer.write(b"x\r\n.\r\n")
+            await writer.drain()
+            process.send_signal(signal.SIGTERM)
+            # The drain's 25 s are 1 here, and 5 are left of the 30.
+            await asyncio.to_thread(process.wait, 1 + 5)
+            for reader in (stalled, waiting):
+                assert b"250" not in await last_words(reader), "there is no 250 without a store"
+
+
+async def test_a_kill_in_the_middle_of_data_leaves_nothing(
+    nats_server: NatsServer, configured: Store, tmp_path: Path
+) -> None:
+    service = Service(tmp_path, nats_server.url)
+    with service.running() as process:
+        await service.wait_ready()
+        async with in_data(service) as (reader, writer):
+            writer.write(b"half a mail\r\n")
+            await writer.drain()
+            process.kill()
+            assert await last_words(reader) == b""
+    assert await stored(configured, 0) == set()
+
+
+@pytest.mark.parametrize(("point", "lines", "kept"), [("accept_committed", 100, 1), ("accept_spooled", 5000, 0)])
+async def test_a_kill_before_the_250_costs_a_duplicate_at_most_when_the_client_comes_again(
+    nats_server: NatsServer, configured: Store, tmp_path: Path, point: str, lines: int, kept: int
+) -> None:
+    service = Service(tmp_path, nats_server.url)
+    content = b"the same line of text, over and over\r\n" * lines + b".\r\n"
+    with service.running(WAYPOST_PAUSE=f"{point}=exit:1.0") as process:
+        await service.wait_ready()
+        async with in_data(service) as (reader, writer):
+            writer.write(content)
+            assert await last_words(reader) == b""
+            assert await asyncio.to_thread(process.wait, 10) == 128 + signal.SIGKILL
+    assert len(await stored(configured, 0)) == kept
+    with service.running():
+        await service.wait_ready()
+        async with in_data(service) as (reader, writer):
+            writer.write(content)
+            assert (await reader.readline()).startswith(b"250 ")
+    assert len(await stored(configured, 0)) == kept + 1
 
 
 async def test_a_port_in_use_is_one_line_that_says_what_to_do(nats_server: NatsServer, tmp_path: Path) -> None:
@@ -245,6 +284,39 @@ async def test_smtplib_sends_over_each_listener(nats_server: NatsServer, configu
         await service.wait_ready()
         await asyncio.to_thread(send)
     assert len(await stored(configured, 0)) == 2
+
+
+async def last_words(reader: asyncio.StreamReader) -> bytes:
+    """What is still said before the connection ends, however it ends."""
+    said = b""
+    with suppress(ConnectionError):
+        while line := await reader.readline():
+            said += line
+    return said
+
+
+@asynccontextmanager
+async def in_data(service: Service) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection that has sent the header of a mail, and no more."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.mx)
+    for line in (
+        b"",
+        b"EHLO x.test\r\n",
+        b"MAIL FROM:<app@example.test>\r\n",
+        b"RCPT TO:<a@far.test>\r\n",
+        b"DATA\r\n",
+    ):
+        writer.write(line)
+        while (await reader.readline())[3:4] == b"-":
+            pass
+    writer.write(b"From: app@example.test\r\n\r\n")
+    await writer.drain()
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
 
 
 def children(pid: int) -> list[int]:

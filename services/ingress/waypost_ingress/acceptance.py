@@ -25,6 +25,7 @@ from waypost_queue.eventlog import EventLog
 from waypost_queue.events import Event
 from waypost_queue.intake import Intake, IntakeFullError, IntakeUnavailableError
 from waypost_queue.model import INLINE_LIMIT, Mail, Recipient
+from waypost_queue.pause import reached
 from waypost_queue.spool import Spool
 from waypost_queue.subjects import FAST, PRIO, bulk_lane
 
@@ -139,6 +140,7 @@ class Acceptor:
                 chunks = await self._spool.put(mail_id, content)
                 inline = None
                 del content
+                reached("accept_spooled")
             mail = Mail(
                 id=mail_id,
                 sender=grant.sender.text,
@@ -162,6 +164,7 @@ class Acceptor:
                 or ("" if listener == "mx" or headers.has_message_id else trace.message_id(mail_id, self._hostname)),
             )
             await self._intake.put(mail, pool=grant.pool, lane=self._lane(mail, len(recipients), now))
+            reached("accept_committed")
         except (FullError, IntakeFullError) as error:
             log.warning("acceptance.full", mail=mail_id, error=str(error))
             return Replies.STORE_FULL(reason="no room for this mail")
