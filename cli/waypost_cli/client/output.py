@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+_PIPED = 10_000  # columns
+
 
 class Format(StrEnum):
     TABLE = "table"
@@ -28,10 +30,13 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Aligned columns without rules, as kubectl prints them. Control characters of mail are shown, never run."""
     out = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="")
     for column in columns:
-        out.add_column(column.upper(), overflow="fold")
+        out.add_column(column.upper(), overflow="fold", no_wrap=column == "id")
     for row in rows:
         out.add_row(*(Text(printable(str(cell))) for cell in row))
-    Console(soft_wrap=True, highlight=False, width=None).print(out)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = _PIPED  # a program or a file gets one line a row
+    console.print(out)
 
 
 def printable(text: str) -> str:
