@@ -109,7 +109,8 @@ class EventLog:
     async def drain(self, timeout: float) -> None:
         """Waits until all is published, at most `timeout` seconds."""
         try:
-            await asyncio.wait_for(self._idle.wait(), timeout)
+            async with asyncio.timeout(timeout):
+                await self._idle.wait()
         except TimeoutError:
             log.warning("eventlog.not_drained", events=len(self._waiting), seconds=timeout)
 

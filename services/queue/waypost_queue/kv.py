@@ -127,7 +127,8 @@ class Watch:
     async def start(self) -> None:
         self._reader.start()
         try:
-            await asyncio.wait_for(self._loaded.wait(), LOAD_TIMEOUT)
+            async with asyncio.timeout(LOAD_TIMEOUT):
+                await self._loaded.wait()
         except TimeoutError as error:
             await self.close()
             why = self._reader.trouble or "no answer"

@@ -91,7 +91,8 @@ class OrderedReader:
                     self.trouble = str(error)
                     log.info("ordered.again", stream=self._stream, reason=self.trouble)
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self._again.wait(), _RETRY)
+                        async with asyncio.timeout(_RETRY):
+                            await self._again.wait()
         except Exception:
             log.exception("ordered.failed", stream=self._stream)
             raise

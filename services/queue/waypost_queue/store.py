@@ -228,8 +228,14 @@ class Store:
         nc = self.nc
         if not nc.is_connected:
             raise UnavailableError("disconnected")
+        task = asyncio.current_task()
+        cancelled = task.cancelling() if task is not None else 0
         try:
-            return await nc.request(subject, payload, timeout=timeout, headers=headers)
+            answer = await nc.request(subject, payload, timeout=timeout, headers=headers)
+            if task is not None and task.cancelling() > cancelled:
+                # until Python 3.12 its `wait_for` drops a cancellation that meets the answer (python/cpython#86296)
+                raise asyncio.CancelledError
+            return answer
         except NoRespondersError as error:
             raise UnavailableError(f"{subject}: no responder") from error
         except MaxPayloadError as error:  # it was not sent, and never will be
@@ -239,7 +245,6 @@ class Store:
         except (NatsTimeoutError, TimeoutError) as error:
             raise UnknownFateError(f"{subject}: no answer in {timeout:g} s") from error
         except (ConnectionClosedError, asyncio.CancelledError) as error:
-            task = asyncio.current_task()
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
                 raise
             raise UnknownFateError(f"{subject}: connection lost") from error
@@ -358,7 +363,8 @@ class Store:
                 more = False
                 while True:
                     try:
-                        message = await asyncio.wait_for(queue.get(), timeout)
+                        async with asyncio.timeout(timeout):
+                            message = await queue.get()
                     except TimeoutError as error:
                         raise UnknownFateError(f"DIRECT.GET {stream}: no answer in {timeout:g} s") from error
                     headers = dict(message.headers or {})
