@@ -17,6 +17,7 @@ import httpx
 
 from tests.support.nats import NatsServer
 from tests.support.ports import free_ports
+from tests.support.process import end_with_parent
 from tests.support.wait import eventually
 from waypost_queue import configwatch
 from waypost_queue.config import DomainConfig, Meta, Retry, Sender, Snapshot, Subject
@@ -60,6 +61,7 @@ class Service:
                 stdout=out,
                 stderr=out,
                 start_new_session=True,
+                preexec_fn=end_with_parent,
             )
 
     async def end(self, number: int = signal.SIGTERM, limit: float = 40.0) -> int:

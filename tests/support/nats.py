@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from types import TracebackType
 
+from tests.support.process import end_with_parent
 from tests.support.wait import eventually
 from waypost_queue import natsconf
 from waypost_queue.errors import StoreError
@@ -63,7 +64,9 @@ class NatsServer:
         path.write_text(text)
         log = self.folder / "log"
         with log.open("ab") as out:
-            self._process = subprocess.Popen([str(BINARY), "-c", str(path)], stdout=out, stderr=out)
+            self._process = subprocess.Popen(
+                [str(BINARY), "-c", str(path)], stdout=out, stderr=out, preexec_fn=end_with_parent
+            )
 
         def listening() -> int:
             assert self._process is not None
