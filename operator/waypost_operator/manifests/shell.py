@@ -20,6 +20,7 @@ log = structlog.get_logger(__name__)
 
 TICK: Final = 1.0  # s: how soon a status follows what the services run
 REREAD: Final = 30.0  # s: files are read again without a notice, since a mount may send none
+UNWATCHED: Final = 5  # ticks after which a new watch stands for sure: until then files are read at each
 RETRY_FIRST: Final = 0.5  # s, doubled up to
 RETRY_LAST: Final = 15.0
 DEBOUNCE: Final = 300  # ms: an editor writes a file in several steps
@@ -38,6 +39,7 @@ class Shell:
         self._files_changed = asyncio.Event()
         self._other_folders = asyncio.Event()
         self._folders_seen = [_identity(folder) for folder in folders]
+        self._unwatched = UNWATCHED
         self.problem = "the first configuration is not published yet"  # of readiness
 
     async def run(self, *ends: asyncio.Event) -> None:
@@ -82,8 +84,11 @@ class Shell:
         found = [_identity(folder) for folder in self._folders]
         if found != self._folders_seen:
             self._folders_seen = found
-            self._files_changed.set()
             self._other_folders.set()
+            self._unwatched = UNWATCHED
+        if self._unwatched:
+            self._unwatched -= 1
+            self._files_changed.set()
 
     async def _watch(self) -> None:
         """Sets the event whenever a manifest may have changed. A folder that is away is looked for again."""
