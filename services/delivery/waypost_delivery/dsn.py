@@ -216,7 +216,11 @@ class _Parts:
     # -- what comes back
 
     def _returned(self, content: bytes) -> bytes:
-        """The message where RET=FULL asks for it, a failure is told (RFC 3461 4.3) and it is small; else its header."""
+        """The message where RET=FULL asks for it, a failure is told (RFC 3461 4.3) and it is small; else its header.
+
+        message/rfc822 can't be encoded (RFC 2046 5.2.1), and nobody hears of a DSN that a hop without 8BITMIME refuses:
+        of an 8-bit message the header comes back, as 7bit.
+        """
         full = (
             self._mail.ret == "FULL"
             and self._report.kind == "failure"
@@ -224,11 +228,10 @@ class _Parts:
             and not _has_long_line(content)
             and not _has_bare(content)
         )
-        if full and (content.isascii() or not self._utf8):
+        if full and content.isascii():
             kind = "message/global" if self._utf8 else "message/rfc822"
-            encoding = "7bit" if content.isascii() else "8bit"  # RFC 2046 5.2.1: no other encoding for message/rfc822
-            return _head(kind, "Undelivered message", encoding) + content
-        if full:
+            return _head(kind, "Undelivered message", "7bit") + content
+        if full and self._utf8:
             return self._part("message/global", "Undelivered message", content, text=False)
         header = header_of(content)
         if self._utf8:

@@ -32,7 +32,7 @@ class IngressSettings(ServiceSettings):
     )
 
     message_size: int = Field(25 << 20, ge=64 << 10, le=256 << 20, description="octets of a mail at most")
-    recipients: int = Field(1000, ge=100, le=4000, description="recipients of a mail at most (RFC 5321 4.5.3.1.8: 100)")
+    recipients: int = Field(1000, ge=100, le=2000, description="recipients of a mail at most (RFC 5321 4.5.3.1.8: 100)")
     connections: int = Field(2000, ge=1, description="connections of a worker at most")
     connections_per_address: int = Field(
         200, ge=1, description="connections of a worker from one IPv4 address or IPv6 /64 at most"
