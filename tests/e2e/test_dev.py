@@ -130,6 +130,12 @@ async def test_it_sends_a_first_mail_through_and_shows_it_everywhere(dev: Dev):
     assert re.search(r"NAMESPACE\s+NAME|NAME\s+DOMAIN", domains.stdout), domains.stdout + domains.stderr
     assert "example.test" in domains.stdout
 
+    async def ready() -> bool:  # ingress and delivery say that they run it
+        found = (await dev.get("/v1/resources/maildomain")).json()[0]["status"]["conditions"]
+        return any(one["type"] == "Programmed" and one["status"] == "True" for one in found)
+
+    await eventually(ready, 15)
+
     sent = await asyncio.to_thread(
         dev.cli, "send", "--from", "app@example.test", "--to", "ann@elsewhere.example", "--subject", "Second",
         "--text", "hi", "--server", f"localhost:{dev.submission}", "--data", str(dev.data),

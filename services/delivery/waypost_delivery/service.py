@@ -9,6 +9,7 @@ from waypost_queue.configwatch import ConfigWatch
 from waypost_queue.engine import Engine, Slots
 from waypost_queue.errors import StoreError
 from waypost_queue.eventlog import EventLog
+from waypost_queue.heartbeat import Heartbeat
 from waypost_queue.inbox import Inbox
 from waypost_queue.spool import Spool
 from waypost_queue.store import Store
@@ -57,6 +58,8 @@ class Service:
             emit=self._events.emit,
         )
         self.config.on_change(self.handler.configure)
+        self._heartbeat = Heartbeat(store, "delivery", lambda: self.config.snapshot.meta.generation)
+        self.config.on_change(lambda _snapshot: self._heartbeat.beat())
         self._engine = Engine(
             store,
             layout,
@@ -91,12 +94,14 @@ class Service:
         await _until_there("keys", self._passwords.start)
         await _until_there("marks", self._marks.start)
         await _until_there("engine", self._engine.start)
+        self._heartbeat.start()
         self._started = True
 
     async def close(self) -> None:
         """Pulls no more, lets attempts under way finish, settles them, and ends every connection."""
         if self._started:
             await self._engine.drain(self._settings.drain_timeout)
+        await self._heartbeat.close()
         await self._smtp.close()
         await self._events.drain(_EVENTS_DRAIN)
         await self._events.close()

@@ -22,6 +22,7 @@ from waypost_queue.configwatch import ConfigWatch
 from waypost_queue.connect import UnfitError, layout_of, open_store
 from waypost_queue.errors import StoreError, UnavailableError
 from waypost_queue.eventlog import EventLog
+from waypost_queue.heartbeat import Heartbeat
 from waypost_queue.intake import Intake
 from waypost_queue.spool import Spool
 from waypost_queue.store import Store
@@ -120,6 +121,10 @@ class Worker:
         stack.push_async_callback(config.close)
         config.on_change(self._configure)
         self._configure(config.snapshot)
+        heartbeat = Heartbeat(store, SERVICE, lambda: config.snapshot.meta.generation)
+        config.on_change(lambda _snapshot: heartbeat.beat())
+        heartbeat.start()
+        stack.push_async_callback(heartbeat.close)
 
         intake = self._intake = Intake(store, shard, layout_of(settings))
         await intake.start()
