@@ -77,7 +77,7 @@ async def test_errors_are_problem_details_that_say_what_would_be_right(client: h
         ("/v1/messages/nonsense", 400, "is not a mail id"),
         (f"/v1/messages/{ids.mail_id(1795494391.0, 0)}", 404, "No message"),
         (f"/v1/inbox/{ids.mail_id(1795494391.0, 0)}", 404, "inbox"),
-        ("/v1/nothing", 404, "/docs"),
+        ("/v1/nothing", 404, "/openapi.json"),
         ("/v1/queue?limit=0", 422, "limit"),
     ):
         answer = await client.get(path)

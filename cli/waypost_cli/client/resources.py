@@ -12,6 +12,7 @@ import typer
 from waypost_cli.exits import Exit, fail
 
 from . import http
+from .output import Format, OutputOption
 
 
 class ResourceFormat(StrEnum):
@@ -86,7 +87,7 @@ def _table(kind: str, objects: list[dict[str, Any]], *, wide: bool, with_namespa
 def check(
     manifests: Annotated[list[Path], typer.Argument(help="files or folders", metavar="MANIFESTS...")],
     pool: Annotated[list[str] | None, typer.Option(help="a delivery pool that exists (default: any)")] = None,
-    output: Annotated[str, typer.Option("-o", "--output", help="table or json")] = "table",
+    output: OutputOption = Format.TABLE,
 ) -> None:
     """Read manifests as `waypost dev` and a cluster would, and say what is wrong, with file, line and field."""
     from waypost_config.check import check as check_manifests
@@ -95,7 +96,7 @@ def check(
         if not path.exists():
             fail(Exit.USAGE, f"{path}: no such file or folder")
     problems = check_manifests(manifests, pools=tuple(pool or ()))
-    if output == "json":
+    if output is Format.JSON:
         import msgspec
 
         typer.echo(json.dumps([msgspec.to_builtins(problem) for problem in problems], indent=2))

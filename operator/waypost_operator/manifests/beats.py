@@ -8,7 +8,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from waypost_queue import codec
-from waypost_queue.model import Wire
+from waypost_queue.heartbeat import Beat
 from waypost_queue.store import Store
 
 log = structlog.get_logger(__name__)
@@ -17,14 +17,6 @@ SUBJECT: Final = "hb.>"
 SERVICES: Final = ("ingress", "delivery")  # those that mail passes: configuration must have reached them
 ALIVE: Final = 10.0  # s after its last heartbeat a process is gone
 _MOST: Final = 10_000  # processes remembered
-
-
-class _Beat(Wire, frozen=True):
-    """The part of a heartbeat that counts here."""
-
-    service: str
-    incarnation: str
-    config_generation: int = 0
 
 
 class Beats:
@@ -44,7 +36,7 @@ class Beats:
 
     async def _beat(self, message: Msg) -> None:
         try:
-            beat = codec.decode(message.data, _Beat)
+            beat = codec.decode(message.data, Beat)
         except codec.UndecodableError as error:
             log.debug("manifests.beat_unreadable", subject=message.subject, error=str(error))
             return

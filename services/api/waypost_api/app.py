@@ -20,6 +20,7 @@ def create(settings: ApiSettings, store: Store, database: Database, health: Heal
         title="Waypost",
         version=version("waypost"),
         description="Status and administration of a Waypost relay. Errors are RFC 9457 problem details.",
+        docs_url=None,  # its page would load scripts from elsewhere; /openapi.json says it all
         redoc_url=None,
         routes=[*health.routes()],
     )

@@ -41,7 +41,9 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def _http(_request: Request, error: HTTPException) -> JSONResponse:
-        detail = "There is nothing at this address; /docs lists what there is." if error.status_code == 404 else ""
+        detail = (
+            "There is nothing at this address; /openapi.json lists what there is." if error.status_code == 404 else ""
+        )
         return response(
             error.status_code, str(error.detail), detail or str(error.detail), headers=dict(error.headers or {})
         )

@@ -9,6 +9,7 @@ from typing import Final
 import structlog
 
 from . import codec
+from .background import end
 from .errors import StoreError
 from .model import Wire
 from .store import Store
@@ -23,7 +24,7 @@ class Beat(Wire, frozen=True):
 
     service: str
     incarnation: str
-    config_generation: int
+    config_generation: int = 0
 
 
 class Heartbeat:
@@ -46,8 +47,7 @@ class Heartbeat:
 
     async def close(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end([self._task])
 
     async def _run(self) -> None:
         while True:
