@@ -2,7 +2,7 @@
 
 A minute is a sliding window (the last minute's count fades out as this one passes), a day is a UTC day. Each process
 counts what it grants at once; what it granted goes out to the others by `drain`, and what they granted comes in by
-`merge`, so a limit holds over all replicas with a lag of one round of gossip.
+`merge`, so a limit holds over all replicas with a lag of one round of gossip (`waypost_queue.usage`).
 """
 
 import math
@@ -10,6 +10,7 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
+from waypost_queue.model import UsageDelta
 from waypost_queue.subjects import FAST, bulk_lane
 
 MINUTE: Final = 60
@@ -34,14 +35,6 @@ class Exceeded(Struct, frozen=True):
     window: Window
     limit: int
     seconds: int
-
-
-class Delta(Struct, frozen=True):
-    """Recipients granted in one window: `window` is the Unix time divided by the window's length."""
-
-    key: str  # "minute:<scope key>" or "day:<scope key>"
-    window: int
-    recipients: int
 
 
 class _Count:
@@ -89,25 +82,37 @@ class Limiter:
         if recipients:
             self._add(scopes, -recipients, now)
 
-    def drain(self) -> list[Delta]:
+    def drain(self) -> list[UsageDelta]:
         """What was granted here since the last call, for the other replicas."""
         deltas = []
         for kind, counts in (("minute", self._minutes), ("day", self._days)):
             for key, count in counts.items():
                 if count.untold:
-                    deltas.append(Delta(f"{kind}:{key}", count.window, count.untold))
+                    deltas.append(UsageDelta(key=f"{kind}:{key}", window=count.window, recipients=count.untold))
                     count.untold = 0
         return deltas
 
-    def merge(self, deltas: list[Delta]) -> None:
+    def merge(self, deltas: list[UsageDelta]) -> None:
         """What was granted elsewhere (never one's own). Windows that have passed are of no interest."""
         for delta in deltas:
-            kind, _, key = delta.key.partition(":")
-            count = self._count(self._minutes if kind == "minute" else self._days, key, delta.window)
+            count = self._told(delta)
             if delta.window == count.window:
                 count.current = max(0, count.current + delta.recipients)
             elif delta.window == count.window - 1:
                 count.previous = max(0, count.previous + delta.recipients)
+
+    def adopt(self, totals: list[UsageDelta]) -> None:
+        """What all replicas granted together, this one too: counts rise to it, and are never added to."""
+        for total in totals:
+            count = self._told(total)
+            if total.window == count.window:
+                count.current = max(count.current, total.recipients)
+            elif total.window == count.window - 1:
+                count.previous = max(count.previous, total.recipients)
+
+    def _told(self, delta: UsageDelta) -> _Count:
+        kind, _, key = delta.key.partition(":")
+        return self._count(self._minutes if kind == "minute" else self._days, key, delta.window)
 
     def _minute_wait(self, key: str, room: int, now: float) -> int:
         """Seconds until the sliding minute's count is at most `room`; 0 = it is."""

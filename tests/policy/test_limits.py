@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waypost_policy.limits import DAY, MINUTE, Delta, FairShare, Limiter, Scope
+from waypost_policy.limits import DAY, MINUTE, FairShare, Limiter, Scope
+from waypost_queue.model import UsageDelta
 from waypost_queue.subjects import FAST, bulk_lane
 
 START = 20000 * DAY + 0.0
@@ -52,11 +53,26 @@ def test_what_was_not_used_is_given_back():
     assert sum(delta.recipients for delta in limiter.drain()) == 20
 
 
+def test_totals_raise_a_count_and_are_never_added_to_it():
+    here, late = Limiter(), Limiter()
+    assert here.take((MINUTELY, DAILY), 6, START) is None
+    totals = here.drain()
+    here.adopt(totals)
+    late.adopt(totals)
+    for limiter in (here, late):
+        assert limiter.take((MINUTELY, DAILY), 5, START) is not None
+        assert limiter.take((MINUTELY, DAILY), 4, START) is None
+    assert [delta.recipients for delta in late.drain()] == [4, 4]  # what was adopted is not told again
+
+
 def test_replicas_that_tell_each_other_share_a_limit():
     here, there = Limiter(), Limiter()
     assert here.take((MINUTELY, DAILY), 6, START) is None
     deltas = here.drain()
-    assert deltas == [Delta("minute:m", int(START) // MINUTE, 6), Delta("day:d", int(START) // DAY, 6)]
+    assert deltas == [
+        UsageDelta(key="minute:m", window=int(START) // MINUTE, recipients=6),
+        UsageDelta(key="day:d", window=int(START) // DAY, recipients=6),
+    ]
     assert here.drain() == []
     there.merge(deltas)
     assert there.take((MINUTELY,), 5, START) is not None
@@ -68,14 +84,14 @@ def test_replicas_that_tell_each_other_share_a_limit():
 def test_old_news_is_of_no_interest():
     limiter = Limiter()
     assert limiter.take((MINUTELY,), 1, START) is None
-    limiter.merge([Delta("minute:m", int(START) // MINUTE - 5, 10)])
+    limiter.merge([UsageDelta(key="minute:m", window=int(START) // MINUTE - 5, recipients=10)])
     assert limiter.take((MINUTELY,), 9, START) is None
 
 
 def test_news_of_the_last_minute_still_fades_out():
     limiter = Limiter()
     assert limiter.take((MINUTELY,), 1, START) is None
-    limiter.merge([Delta("minute:m", int(START) // MINUTE - 1, 10)])
+    limiter.merge([UsageDelta(key="minute:m", window=int(START) // MINUTE - 1, recipients=10)])
     assert limiter.take((MINUTELY,), 1, START + 1) is not None
     assert limiter.take((MINUTELY,), 1, START + 30) is None
 

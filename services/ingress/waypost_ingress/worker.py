@@ -26,6 +26,7 @@ from waypost_queue.heartbeat import Heartbeat
 from waypost_queue.intake import Intake
 from waypost_queue.spool import Spool
 from waypost_queue.store import Store
+from waypost_queue.usage import Gossip
 from waypost_runtime import health, process
 
 from .acceptance import Acceptor
@@ -125,6 +126,11 @@ class Worker:
         config.on_change(lambda _snapshot: heartbeat.beat())
         heartbeat.start()
         stack.push_async_callback(heartbeat.close)
+
+        limiter = self._limiter
+        usage = Gossip(store, drain=limiter.drain, merge=limiter.merge, adopt=limiter.adopt)
+        await usage.start()
+        stack.push_async_callback(usage.close)
 
         intake = self._intake = Intake(store, shard, layout_of(settings))
         await intake.start()

@@ -86,6 +86,21 @@ class Reply(Wire, frozen=True):
     at: float = 0.0
 
 
+class UsageDelta(Wire, frozen=True):
+    """Recipients granted in one window of a limit: `window` is the Unix time divided by the window's length."""
+
+    key: str  # "minute:<scope>" or "day:<scope>"
+    window: int
+    recipients: int
+
+
+class Usage(Wire, frozen=True):
+    """What one process granted since it last told; or, of no process, what all did."""
+
+    process: str
+    deltas: tuple[UsageDelta, ...]
+
+
 class Settled(Wire, frozen=True):
     """The end of one recipient: delivered, relayed, failed, expired or deleted. Never deferred."""
 

@@ -24,6 +24,7 @@ from waypost_runtime.settings import ServiceSettings
 
 from . import admin
 from .leader import Leader
+from .usage import UsageMemory
 
 log = structlog.get_logger(__name__)
 
@@ -48,6 +49,7 @@ class Instance:
         self._config.on_change(self._changed)
         self._watching = False
         self._leader: Leader | None = None
+        self._usage = UsageMemory(store, lambda: self._lease.held)
 
     @property
     def state(self) -> str:
@@ -65,12 +67,14 @@ class Instance:
     async def run(self) -> None:
         """Until it is cancelled. The lease is given up at the end, so that who stands by takes over at once."""
         await self._events.start()
+        await self._usage.start()
         try:
             while True:
                 await self._lease.acquire()
                 await self._lead()
         finally:
             await self._lease.release()
+            await self._usage.close()
             await self._events.drain(DRAIN)
             await self._events.close()
             await self._config.close()
