@@ -1,6 +1,7 @@
 """The process shell: settings from the environment, health over HTTP, metrics as Prometheus reads them."""
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import urllib.request
 
 import pytest
 
+from tests.support.ports import free_ports
 from waypost_runtime import health
 from waypost_runtime.settings import ServiceSettings
 
@@ -63,6 +65,30 @@ def test_sigterm_ends_a_service_with_its_own_status():
         assert service.stdout.readline() == b"up\n"
         service.send_signal(signal.SIGTERM)
         assert service.wait(10) == 7
+
+
+@pytest.mark.parametrize("service", ["queue", "manifests", "delivery", "api"])
+def test_sigterm_ends_a_service_that_still_waits_for_nats(service, tmp_path):
+    (tmp_path / "manifests").mkdir()
+    env = {
+        **os.environ,
+        "WAYPOST_NATS_URL": f"nats://127.0.0.1:{free_ports(1)[0]}",
+        "WAYPOST_HTTP_PORT": "0",
+        "WAYPOST_HTTP_HOST": "127.0.0.1",
+        "WAYPOST_ALLOW_ANONYMOUS": "true",
+        "WAYPOST_HISTORY_URL": f"sqlite:///{tmp_path}/history.db",
+        "WAYPOST_MANIFESTS": str(tmp_path / "manifests"),
+        "WAYPOST_SECRETS_DIR": str(tmp_path / "secrets"),
+    }
+    command = [sys.executable, "-m", "waypost_cli", "serve", service]
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as running:
+        assert running.stdout is not None
+        line = running.stdout.readline()
+        assert b"nats" in line, line + running.stdout.read1()
+        running.send_signal(signal.SIGTERM)
+        said = running.stdout.read()
+        assert running.wait(10) == 0, said
+        assert b"told to stop" in said
 
 
 def test_a_service_may_have_as_many_connections_as_the_hard_limit_lets_it():

@@ -33,7 +33,7 @@ async def run(settings: ManifestsSettings, stop: asyncio.Event) -> int:
         ca = settings.ca_file.read_text(encoding="ascii") if settings.ca_file is not None else ""
         settings.secrets_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         reading = Reading(settings)
-        store = await open_store(settings, "manifests")
+        store = await process.unless(stop, open_store(settings, "manifests"))
     except (OSError, SealError, devtoken.DevTokenError, StoreError, UnfitError) as error:
         log.error("manifests.start_failed", error=str(error))
         return 1

@@ -24,7 +24,7 @@ async def run(settings: ApiSettings, stop: asyncio.Event) -> int:
     """Serves until `stop`; returns the exit status."""
     os.nice(5)  # the history may lag, mail may not
     try:
-        store = await open_store(settings, "api")
+        store = await process.unless(stop, open_store(settings, "api"))
     except (UnavailableError, UnfitError) as error:
         log.error("api.not_started", reason=str(error))
         return 1

@@ -21,7 +21,7 @@ EXIT_SETTINGS = 2
 async def run(settings: DeliverySettings, stop: asyncio.Event) -> int:
     """Delivers until `stop`; returns the exit status."""
     try:
-        store = await open_store(settings, "delivery")
+        store = await process.unless(stop, open_store(settings, "delivery"))
     except (UnavailableError, UnfitError) as error:
         log.error("delivery.not_started", reason=str(error))
         return EXIT_UNFIT

@@ -134,7 +134,7 @@ async def serve(stop: asyncio.Event) -> int:
     metrics.setup(SERVICE, settings.instance)
     try:
         layout = layout_of(settings)
-        store = await open_store(settings, SERVICE)
+        store = await process.unless(stop, open_store(settings, SERVICE))
     except (StoreError, UnfitError) as error:
         log.error("queue.not_started", error=str(error))
         return 1
