@@ -23,7 +23,7 @@ BOB = "bob@x.org"
 def report(
     about: Mail, *settled: Settled, kind: ReportKind = "failure", until: float = 0.0, content: bytes = CONTENT
 ) -> Mail:
-    told = Report(ids.dsn_id(about.id, settled[0].index, kind), kind, settled, will_retry_until=until)
+    told = Report(ids.dsn_id(about.id, (settled[0].index,), kind), kind, settled, will_retry_until=until)
     return dsn.build(about, dict(enumerate(about.recipients)), told, content, CONTEXT)
 
 
@@ -90,7 +90,7 @@ def test_the_dsn_is_a_mail_from_nobody_to_the_sender_that_asks_for_no_dsn() -> N
     made = report(group, Settled(0, "failed", NO_USER))
     assert made.sender == ""
     assert made.recipients == (Recipient("app@shop.example", "shop.example", ("NEVER",)),)
-    assert made.id == ids.dsn_id(group.id, 0, "failure")
+    assert made.id == ids.dsn_id(group.id, (0,), "failure")
     assert (made.kind, made.about, made.source) == ("dsn", group.id, "dsn")
     assert (made.domain, made.tenant) == (group.domain, group.tenant)
     assert (made.eight_bit, made.smtputf8) == (False, False)

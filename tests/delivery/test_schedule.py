@@ -51,7 +51,7 @@ def test_each_recipient_has_an_outcome_of_its_own() -> None:
     assert decision.wait.first_attempt == NOW
     (report,) = decision.owed
     assert (report.kind, report.recipients) == ("failure", (Settled(1, "failed", NO_USER),))
-    assert report.id == ids.dsn_id(group.id, 1, "failure")
+    assert report.id == ids.dsn_id(group.id, (1,), "failure")
     assert decision.delay is None
 
 
@@ -115,7 +115,7 @@ def test_the_delay_notice_comes_once_and_says_until_when() -> None:
     assert decision.delay is not None
     assert decision.delay.recipients == (Settled(1, "deferred", LATER),)
     assert decision.delay.will_retry_until == NOW + 5 * DAY
-    assert decision.delay.id == ids.dsn_id(group.id, 1, "delay")
+    assert decision.delay.id == ids.dsn_id(group.id, (1,), "delay")
     assert decision.wait is not None
     assert decision.wait.delay_notified
     again = decided(work(group, now=NOW + 8 * HOUR, ticket={"attempt": 7, "delay_notified": True}), DEFERRED, DEFERRED)
@@ -191,8 +191,8 @@ def test_reports_of_one_group_are_one_of_each_kind_with_ids_that_differ() -> Non
         ("relayed", [1, 3]),
     ]
     assert [report.id for report in decision.owed] == [
-        ids.dsn_id(group.id, 0, "failure"),
-        ids.dsn_id(group.id, 1, "relayed"),
+        ids.dsn_id(group.id, (0,), "failure"),
+        ids.dsn_id(group.id, (1,), "relayed"),
     ]
 
 

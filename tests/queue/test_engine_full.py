@@ -105,7 +105,7 @@ async def test_a_dsn_that_intake_refuses_is_owed_by_a_ticket_and_stored_later(
     handler = FakeHandler()
     handler.answers["a@x.test"] = "failed"
     one = mail("a@x.test", "b@x.test")
-    dsn = ids.dsn_id(one.id, 0, "failure")
+    dsn = ids.dsn_id(one.id, (0,), "failure")
     async with running(store, handler):
         await put(store, one)
         full = Full(store, monkeypatch, "intake0.default.prio.")

@@ -89,7 +89,7 @@ async def test_before_the_dsn(store: Store, stands_still: Callable[[str], list[s
         await put(store, one)
         await emptied(store)
     assert handler.recovered == [True]
-    assert handler.sent == [(ids.dsn_id(one.id, 0, "failure"), 0)]
+    assert handler.sent == [(ids.dsn_id(one.id, (0,), "failure"), 0)]
 
 
 async def test_before_the_ack(store: Store, stands_still: Callable[[str], list[str]]) -> None:

@@ -77,7 +77,7 @@ def delivered(mail_id: str, *indexes: int, n: int = 0, owed: tuple[Report, ...] 
 
 def failed(mail_id: str, index: int) -> Settlement:
     outcome = Settled(index=index, result="failed")
-    report = Report(id=ids.dsn_id(mail_id, index, "failure"), kind="failure", recipients=(outcome,))
+    report = Report(id=ids.dsn_id(mail_id, (index,), "failure"), kind="failure", recipients=(outcome,))
     return Settlement(mail=mail_id, n=0, outcomes=(outcome,), owed=(report,))
 
 
@@ -334,7 +334,7 @@ async def test_an_owed_dsn_is_stored_by_recovery(store: Store) -> None:
     handler = FakeHandler()
     async with running(store, handler):
         await emptied(store)
-    dsn = ids.dsn_id(one.id, 0, "failure")
+    dsn = ids.dsn_id(one.id, (0,), "failure")
     assert [report.id for report in handler.reports] == [dsn]
     assert handler.sent == [(dsn, 0)]
 
@@ -362,7 +362,7 @@ async def test_a_dsn_that_is_stored_already_is_not_stored_again(
     await put(store, one, other)
     await take(store, "bundle", "fast")
     await settle(store, failed(one.id, 0))
-    await where(store, ids.dsn_id(one.id, 0, "failure"))
+    await where(store, ids.dsn_id(one.id, (0,), "failure"))
     handler = FakeHandler()
     async with running(store, handler):
         await handler.until(lambda: len(handler.done) == 1)

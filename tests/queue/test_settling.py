@@ -36,7 +36,7 @@ def layout() -> Layout:
 
 
 def failure(mail_id: str) -> str:
-    return ids.dsn_id(mail_id, 0, "failure")
+    return ids.dsn_id(mail_id, (0,), "failure")
 
 
 class Losing:
@@ -146,7 +146,9 @@ async def test_a_dsn_that_another_owner_stored_meanwhile_is_not_stored_beside_it
 
 async def test_a_delay_notice_that_an_earlier_owner_sent_is_not_sent_again(store: Store) -> None:
     one = mail("a@x.test")
-    notice = Report(id=ids.dsn_id(one.id, 0, "delay"), kind="delay", recipients=(Settled(index=0, result="deferred"),))
+    notice = Report(
+        id=ids.dsn_id(one.id, (0,), "delay"), kind="delay", recipients=(Settled(index=0, result="deferred"),)
+    )
     await put(store, one)
     await take(store, "bundle", "fast")
     await settle(store, Settlement(mail=notice.id, n=0, outcomes=(Settled(index=0, result="delivered"),)))

@@ -91,7 +91,9 @@ class FakeHandler:
         if failed:
             owed = (
                 Report(
-                    id=ids.dsn_id(work.mail.id, failed[0].index, "failure"), kind="failure", recipients=tuple(failed)
+                    id=ids.dsn_id(work.mail.id, [one.index for one in failed], "failure"),
+                    kind="failure",
+                    recipients=tuple(failed),
                 ),
             )
         wait = None

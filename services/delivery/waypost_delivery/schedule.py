@@ -152,7 +152,7 @@ def reports(work: Work, settled: Iterable[Settled], *, final: bool) -> tuple[Rep
         if kind is not None and wants(work.recipients[one.index], kind):
             by_kind.setdefault(kind, []).append(one)
     return tuple(
-        Report(ids.dsn_id(work.mail.id, min(one.index for one in about), kind), kind, tuple(about))
+        Report(ids.dsn_id(work.mail.id, [one.index for one in about], kind), kind, tuple(about))
         for kind, about in by_kind.items()
     )
 
@@ -167,7 +167,7 @@ def _delay_report(
     ]
     if not about:
         return None
-    ident = ids.dsn_id(work.mail.id, about[0].index, "delay")
+    ident = ids.dsn_id(work.mail.id, (about[0].index,), "delay")
     return Report(ident, "delay", tuple(about), will_retry_until=expiry)
 
 

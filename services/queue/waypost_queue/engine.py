@@ -26,7 +26,7 @@ from .pause import reached
 from .poison import HELD, hold_unreadable
 from .pull import SLOW_AFTER, Budget, Lane, Puller
 from .recovery import check_body, recover
-from .reports import publish_all
+from .reports import outstanding, publish_all
 from .room import Room
 from .settle import Settler
 from .settling import OWED_AGAIN, hold_body_missing, settle, store_waiting
@@ -284,6 +284,8 @@ class Engine:
 
     async def _paid(self, job: Job, group: Group, rest: tuple[int, ...], owed: Sequence[Report]) -> bool:
         """Stores the DSNs that a group owes. True: they could not be, so a ticket owes them now, `rest` unattempted."""
+        if job.recovered:
+            owed = await outstanding(job, group, owed)
         if not owed:
             return False
         work = job.work(group, tuple(group.recipients), None)

@@ -8,6 +8,7 @@ same id (see `dsn_id`).
 import hashlib
 import os
 import re
+from collections.abc import Iterable
 
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford, https://github.com/ulid/spec
 MAX_SHARDS = 16
@@ -34,12 +35,14 @@ def mail_id(now: float, shard: int) -> str:
     return f"{ulid(now)}{shard:x}"
 
 
-def dsn_id(mail: str, lowest: int, kind: str) -> str:
-    """The id of the DSN of `kind` about `mail` whose lowest reported recipient index is `lowest`.
+def dsn_id(mail: str, indexes: Iterable[int], kind: str) -> str:
+    """The id of the DSN of `kind` about the recipients of `mail` with these indexes.
 
-    Equal inputs give equal ids, in the shard of the mail, so that a DSN stored twice is refused by its fence.
+    Equal inputs give equal ids, in the shard of the mail, so that a DSN stored twice is refused by its fence. All
+    indexes count: two owners of a group may have had different answers, and neither's report may pass for the other's.
     """
-    digest = hashlib.sha256(f"{mail}/{lowest}/{kind}".encode()).digest()
+    about = ",".join(str(index) for index in sorted(indexes))
+    digest = hashlib.sha256(f"{mail}/{about}/{kind}".encode()).digest()
     return mail[:10] + _base32(int.from_bytes(digest[:10]), 8) + mail[26]
 
 

@@ -110,7 +110,9 @@ class Settled(Wire, frozen=True):
 
 
 class Report(Wire, frozen=True):
-    """A DSN to be made: about whom, and of what kind. `id` is `ids.dsn_id(mail, lowest index, kind)`."""
+    """A DSN to be made: about whom, and of what kind. `id` is `ids.dsn_id`: of a final one of all its recipients, of a
+    delay notice of the lowest alone, so that the group's later ones count as the same.
+    """
 
     id: str
     kind: ReportKind

@@ -1,6 +1,6 @@
 """DSNs of a group: accepted as new mails before its ticket, each at most once.
 
-Its id is derived from what it reports, and its publish is fenced by that id whatever the pool, so two owners store one.
+Its id is derived from whom it reports, and its publish is fenced by that id whatever the pool, so two owners store one.
 The dedupe window alone is no guard. Recovery first looks where an earlier owner's may be by now: in INTAKE, else in
 QUEUE, else done, its outcome in SETTLE; in this order, which is the way a mail goes.
 """
@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import opentelemetry.metrics
 from msgspec import structs
 
-from . import codec, subjects
+from . import codec, ids, subjects
 from .errors import ApiError, FencedError, FullError, OwnershipLostError, UnavailableError, UnknownFateError
-from .job import RETRY_AFTER, Job
+from .job import RETRY_AFTER, Group, Job
 from .model import Bundle, Mail, Report
 from .pause import reached
 from .tickets import fence
@@ -27,6 +27,35 @@ REPORTS = _meter.create_counter(
 )
 
 INLINE_DSN = 1024 * 1024  # octets of a DSN in its own INTAKE message; a larger one goes to the spool
+
+
+async def outstanding(job: Job, group: Group, owed: Sequence[Report]) -> tuple[Report, ...]:
+    """What recovery has to tell of the DSNs that settlements of a group owe, in the order of SETTLE.
+
+    Two owners may each have had an answer about a recipient (one stood still while it waited for the remote's reply),
+    and both answers are on disk. The recipient is told about once: not again where a DSN that is stored names it, nor
+    where the group does not have it any more, since whoever stored its ticket settled it.
+    """
+    told: set[int] = set()
+    unknown = []
+    for report in owed:
+        if len(owed) > 1 and await known(job, report.id):
+            told.update(settled.index for settled in report.recipients)
+        else:
+            unknown.append(report)
+    left = []
+    for report in unknown:
+        about = tuple(
+            settled for settled in report.recipients if settled.index in group.recipients and settled.index not in told
+        )
+        indexes = [settled.index for settled in about]
+        told.update(indexes)
+        if len(about) == len(report.recipients):
+            left.append(report)
+        elif about:
+            ident = ids.dsn_id(group.mail.id, indexes, report.kind)
+            left.append(structs.replace(report, id=ident, recipients=about))
+    return tuple(left)
 
 
 async def publish_all(job: Job, work: Work, reports: Sequence[Report]) -> tuple[Report, ...]:

@@ -101,7 +101,7 @@ class Asker:
                 failed.append(settled[-1])
         owed = ()
         if failed:
-            ident = ids.dsn_id(work.mail.id, failed[0].index, "failure")
+            ident = ids.dsn_id(work.mail.id, [one.index for one in failed], "failure")
             owed = (Report(id=ident, kind="failure", recipients=tuple(failed)),)
         wait = None
         if waiting:
