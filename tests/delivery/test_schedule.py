@@ -191,8 +191,8 @@ def test_reports_of_one_group_are_one_of_each_kind_with_ids_that_differ() -> Non
         ("relayed", [1, 3]),
     ]
     assert [report.id for report in decision.owed] == [
-        ids.dsn_id(group.id, (0,), "failure"),
-        ids.dsn_id(group.id, (1,), "relayed"),
+        ids.dsn_id(group.id, (0, 2), "failure"),
+        ids.dsn_id(group.id, (1, 3), "relayed"),
     ]
 
 
