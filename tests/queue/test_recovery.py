@@ -190,6 +190,20 @@ async def test_an_outcome_that_comes_while_recovery_looks_is_seen(
     assert handler.attempts == []
 
 
+async def test_a_ticket_that_came_and_went_between_the_look_and_the_guard_leaves_its_outcome(
+    nats_server: NatsServer, store: Store, points: Callable[[str, Callable[[], None]], None]
+) -> None:
+    """The guard is fenced on "none", which is true again by then."""
+    one = mail("a@x.test", "b@x.test")
+    await put(store, one)
+    await take(store, "bundle", "fast")
+    points("rec_after_scan", lambda: elsewhere(nats_server, lambda other: settle(other, delivered(one.id, 0))))
+    handler = FakeHandler()
+    async with running(store, handler):
+        await emptied(store)
+    assert handler.sent == [(one.id, 1)]
+
+
 async def test_of_many_groups_too_an_outcome_that_comes_while_recovery_looks_is_seen(
     nats_server: NatsServer, store: Store, points: Callable[[str, Callable[[], None]], None]
 ) -> None:

@@ -268,8 +268,12 @@ class Engine:
             return
         barred = await tickets.bar(job, [group for group, _ in rests])
         reached("after_guard")
-        mine = [each for each in rests if each[0] in barred]
-        await _all([self._attempt(job, group, rest) for group, rest in mine])
+        if barred:
+            # An earlier owner's ticket may have come, been delivered and gone between the look and the guard, which a
+            # fence on "none" can't tell; its outcome can.
+            await self._shared.scanner(job.shard).refresh(outcomes)
+        mine = [(group, outcomes.rest(group.mail.id, rest)) for group, rest in rests if group in barred]
+        await _all([self._attempt(job, group, rest) for group, rest in mine if rest])
         if len(mine) != len(rests):
             raise OwnershipLostError("another owner has taken a group over")
 

@@ -6,8 +6,9 @@ The order of the steps was found by killing; each has a test that fails when it 
 2. The last message of each group: another than this one, and no guard, is a successor: the group is done with.
 3. Then one scan of SETTLE up to its end. The other order misses a ticket that is delivered and acked in between.
 4. DSNs that are owed are stored, unless they are already (`reports`).
-5. Recipients with an outcome are skipped. What is left of a bundle's group is barred by a guard (`tickets.bar`); a
-   ticket that was returned is replaced by a successor (`engine`), which shuts every earlier owner out.
+5. Recipients with an outcome are skipped. What is left of a bundle's group is barred by a guard (`tickets.bar`), and
+   SETTLE is looked at once more: an earlier owner's ticket may have come and gone before the guard. A ticket that was
+   returned is replaced by a successor (`engine`), which shuts every earlier owner out.
 """
 
 import asyncio
