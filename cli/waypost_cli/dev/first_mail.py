@@ -84,7 +84,7 @@ async def _follow(options: DevOptions, mail: str) -> list[str]:
             asyncio.timeout(_FOLLOW),
             httpx.AsyncClient(base_url=api_url(options), timeout=5.0, trust_env=False, headers=_token(options)) as api,
         ):
-            while message.get("state") not in _ENDS:
+            while not _told_whole(message):
                 try:
                     answer = await api.get(f"/v1/messages/{mail}")
                 except httpx.HTTPError as error:
@@ -97,6 +97,12 @@ async def _follow(options: DevOptions, mail: str) -> list[str]:
         state = message.get("state", trouble)
         return [*_lines(message), f"not at its end after {_FOLLOW:g} s ({state}); `waypost messages show {mail}`"]
     return _lines(message)
+
+
+def _told_whole(message: dict[str, Any]) -> bool:
+    """Whether its end is told, and each service's part before: their events come in any order."""
+    told = {event["kind"] for event in message.get("events", ())}
+    return {"accepted", "attempt"} <= told and not told.isdisjoint(_ENDS)
 
 
 def _lines(message: dict[str, Any]) -> list[str]:
