@@ -4,6 +4,7 @@ import itertools
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import IntegrityError
 
 from waypost_api.history.database import Database
 from waypost_api.history.rows import rows_of
@@ -88,3 +89,11 @@ async def test_what_was_told_of_a_message_without_its_acceptance_goes_with_its_t
     await database.prune(before=100)
     assert await database.message(MAIL) is None
     assert await database.events(MAIL) == []
+
+
+async def test_an_error_of_the_database_names_no_address(database: Database):
+    rows = rows_of([accepted()])
+    rows.messages[MAIL]["size"] = None
+    with pytest.raises(IntegrityError) as failed:
+        await database.apply(rows, 1)
+    assert "src.example" not in str(failed.value)

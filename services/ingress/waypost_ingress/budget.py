@@ -1,6 +1,6 @@
 """Two things of which a worker has only so much: room for unfinished mail, and connections an address.
 
-What a worker holds at most, each figure with a test:
+What a worker holds at most:
 
     a connection      0.5 MiB: BUFFER_HIGH and one read (384 KiB), and SEGMENT of content that is not reserved yet. An
                       idle one takes about 6 KiB, over TLS some 40 KiB more

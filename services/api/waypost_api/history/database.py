@@ -28,7 +28,12 @@ class Database:
     """Blocking SQL on threads; `url` is SQLAlchemy's (SQLite or PostgreSQL)."""
 
     def __init__(self, url: str) -> None:
-        self._engine: Engine = create_engine(url, pool_size=_READERS + 1, max_overflow=0)
+        self._engine: Engine = create_engine(
+            url,
+            pool_size=_READERS + 1,
+            max_overflow=0,
+            hide_parameters=True,  # mail, in errors, logs and /readyz
+        )
         if self._engine.dialect.name == "sqlite":
             event.listen(self._engine, "connect", _sqlite_pragmas)
         self._writer = ThreadPoolExecutor(1, "history-writer")
